@@ -1,0 +1,136 @@
+"""The typed settings every run has; a modality extends :class:`RunSettings` with its own sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataSettings:
+    """Where samples come from.
+
+    Attributes:
+        root: folder of the recordings; None = ``JEPA_DATA``, then what the package brings itself.
+        max_bad_fraction: more distinct bad samples than this fraction of the data set stop the run.
+        workers: loader processes per training process; ``auto`` or a number.
+    """
+
+    root: str | None = None
+    max_bad_fraction: float = 0.05
+    workers: str = "auto"
+
+
+@dataclass
+class TrainerSettings:
+    """How long and how fast.
+
+    Attributes:
+        max_steps: optimiser steps.
+        batch_size: samples per process and micro-batch.
+        accumulation: micro-batches per optimiser step.
+        clip_norm: gradient norm is clipped to this; 0 = no clipping.
+        precision: ``auto`` (bf16 where the hardware has it), ``fp32``, ``bf16``.
+        device: ``auto``, ``cpu``, ``cuda``.
+        compile: whether the method's blocks are compiled with torch.compile.
+        log_every: steps between two lines of ``metrics.jsonl``.
+        checkpoint_every: steps between two checkpoints; 0 = only the last.
+        keep_checkpoints: older ones are removed; 0 = keep all.
+        threads: CPU threads of each training process; ``auto`` or a number.
+    """
+
+    max_steps: int = 1000
+    batch_size: int = 16
+    accumulation: int = 1
+    clip_norm: float = 10.0
+    precision: str = "auto"
+    device: str = "auto"
+    compile: bool = False
+    log_every: int = 10
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    threads: str = "auto"
+
+
+@dataclass
+class OptimizerSettings:
+    """Optimiser and schedules, all counted in optimiser steps.
+
+    Attributes:
+        name: ``adamw`` or ``adam_onecycle`` (momentum cycled, as OpenPCDet trains).
+        lr: peak learning rate.
+        lr_start: learning rate at step 0 as a fraction of ``lr``.
+        lr_end: learning rate at the last step as a fraction of ``lr``.
+        warmup: steps of linear warm-up (a number >= 1) or the fraction of all steps (below 1).
+        weight_decay: at the first step.
+        weight_decay_end: at the last step (cosine); None = constant.
+        beta1, beta2, eps: of Adam.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    lr_start: float = 0.0
+    lr_end: float = 0.0
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    weight_decay_end: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclass
+class MonitorSettings:
+    """The collapse monitor.
+
+    Attributes:
+        every: steps between two measurements; 0 = off.
+        rows: feature vectors measured, over all processes.
+        stop_on_collapse: end the run (exit code 4) when the verdict is total collapse.
+    """
+
+    every: int = 10
+    rows: int = 1024
+    stop_on_collapse: bool = False
+
+
+@dataclass
+class LoggingSettings:
+    """Where figures go besides ``metrics.jsonl``.
+
+    Attributes:
+        trackers: names Accelerate knows, for example ``tensorboard`` or ``wandb``.
+        progress: ``auto`` (a bar on a terminal, else lines), ``bar``, ``lines``, ``off``.
+        lines_every: steps between two lines when the output is no terminal.
+    """
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    progress: str = "auto"
+    lines_every: int = 25
+
+
+@dataclass
+class RunSettings:
+    """One run.
+
+    Attributes:
+        modality: name of the plug-in.
+        recipe: name of a recipe of that modality, or the path of a YAML file.
+        seed: all randomness of the run comes from it.
+        name: folder name below ``runs_dir``; None = ``<modality>-<recipe>``, numbered when it exists.
+        runs_dir: where run folders lie.
+        resume: None, ``auto`` (the newest run of this name that has a checkpoint), or a run or checkpoint folder.
+        dry_run: show the parameter table, first shapes, memory, schedules; then stop.
+    """
+
+    modality: str = ""
+    recipe: str = "quickstart"
+    seed: int = 0
+    name: str | None = None
+    runs_dir: str = "runs"
+    resume: str | None = None
+    dry_run: bool = False
+    data: DataSettings = field(default_factory=DataSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
