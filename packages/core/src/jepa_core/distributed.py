@@ -1,0 +1,75 @@
+"""Sums and gathers over processes that keep the gradient of the joined batch.
+
+The rule: every reduced statistic is that of the joined batch, so each process holds the same, global loss; the wrapper
+(DDP) averages gradients, and the gradient equals that of one process on the joined batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """Number of processes; 1 when no group is running."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place; 0 when no group is running."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce SUM both ways.
+
+    An in-place ``dist.all_reduce`` is no autograd operation: the gradient would be 1/world of the true one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(out, op=dist.ReduceOp.SUM)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        out = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(out, op=dist.ReduceOp.SUM)
+        return out
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum of ``x`` over all processes, a new tensor; gradients are summed likewise.
+
+    With one process it is ``x`` itself. All processes must call it in the same order with the same shape, and ``x``
+    must require a gradient on all of them or on none: a backward all-reduce waits for every process.
+    """
+    if world() == 1:
+        return x
+    summed: Tensor = _Sum.apply(x)
+    return summed
+
+
+@torch.no_grad()
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows of all processes, ``[R, D]`` to ``[sum R, D]``, in the same order everywhere, without gradient.
+
+    R may differ between processes and may be 0; D and the dtype may not differ.
+    """
+    if x.ndim != 2:
+        raise ValueError(f"gather_rows: expected [R, D], got {list(x.shape)}: flatten the leading dimensions first")
+    if world() == 1:
+        return x.detach()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world())]
+    dist.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
+    counts = [int(size) for size in sizes]
+    # Bytes travel, as not every backend knows every dtype; short ranks are padded, as gather needs equal shapes.
+    padded = x.new_zeros(max(counts), x.shape[1])
+    padded[: x.shape[0]] = x
+    parts = [torch.zeros_like(padded) for _ in counts]
+    dist.all_gather([part.view(torch.uint8) for part in parts], padded.view(torch.uint8))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -1,0 +1,1 @@
+"""Layers every modality shares."""
