@@ -33,12 +33,20 @@ class Sites:
         valid: bool like ``ids``; None means all are real (the static fast path).
         kind: int64 like ``ids``, index into ``kinds``; None means all are of kind 0.
         kinds: names of the kinds, for example ``("occupied", "empty")``.
+        complete: the last dimension is the whole lattice in order (``ids[..., i] == i``), so that look-ups need no
+            index at all; what is really there is said by ``valid``.
     """
 
     ids: Tensor
     valid: Tensor | None = None
     kind: Tensor | None = None
     kinds: tuple[str, ...] = ("site",)
+    complete: bool = False
+
+    @classmethod
+    def whole(cls, lattice: Lattice, batch: int, device: torch.device | None = None) -> Sites:
+        """Every site of the lattice, ``[B, lattice.count]``."""
+        return cls(torch.arange(lattice.count, device=device).expand(batch, -1), complete=True)
 
     def valid_mask(self) -> Tensor:
         """Bool ``[B, ..., N]``: which entries are real."""
@@ -58,11 +66,15 @@ class Sites:
         def join(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.reshape(batch, -1)
 
-        return replace(self, ids=self.ids.reshape(batch, -1), valid=join(self.valid), kind=join(self.kind))
+        joined = self.ids.reshape(batch, -1)
+        complete = self.complete and joined.shape[-1] == self.ids.shape[-1]
+        return replace(self, ids=joined, valid=join(self.valid), kind=join(self.kind), complete=complete)
 
     def on_lattice(self, count: int) -> Tensor:
         """Bool ``[B, count]``: True at every real site. For masks and pictures."""
         flat = self.flat()
+        if flat.complete:
+            return flat.valid_mask()
         # An entry that is not real may name a site another entry really holds, so count instead of writing False.
         hits = torch.zeros(flat.ids.shape[0], count, device=flat.ids.device)
         return hits.scatter_add(1, flat.ids, flat.valid_mask().to(hits.dtype)) > 0
@@ -125,6 +137,8 @@ class Tokens:
         batch, _, width = self.features.shape
         count = self.lattice.count
         base = torch.as_tensor(fill, dtype=self.features.dtype, device=self.features.device)
+        if self.sites.complete:
+            return torch.where(self.sites.valid_mask().unsqueeze(-1), self.features, base)
         # One spare row past the lattice takes what is not valid, so that no boolean indexing is needed.
         out = base.expand(batch, count + 1, width).clone()
         ids = torch.where(self.sites.valid_mask(), self.sites.ids, count)
@@ -133,6 +147,9 @@ class Tokens:
     def at(self, sites: Sites) -> Tensor:
         """Features ``[B, ..., N', D]`` at ``sites``, looked up by id; zero at a site these tokens do not hold."""
         batch, width = self.features.shape[0], self.features.shape[-1]
+        if sites.complete:
+            dense = self.dense().reshape(batch, *(1,) * (sites.ids.dim() - 2), -1, width)
+            return dense.expand(*sites.ids.shape, width)
         flat = sites.ids.reshape(batch, -1, 1).expand(-1, -1, width)
         return self.dense().gather(1, flat).reshape(*sites.ids.shape, width)
 
@@ -166,8 +183,9 @@ class Batch:
         grid: set where the loader already knows it; otherwise the method's front end makes it.
         streams: named sub-batches.
         rejected: (sample_id, reason) of samples that were replaced while loading this batch.
-        joint_counts: valid targets of each energy kind over all processes and all micro-batches of this optimiser
-            step; set by the trainer from :meth:`Method.target_counts`. None: the batch alone counts.
+        joint_counts: ``[masks, kinds]`` valid targets over all processes and all micro-batches of this optimiser
+            step; set by the trainer from :meth:`Method.target_counts`. None: this micro-batch alone counts (over all
+            processes).
         micro_batches: micro-batches of this optimiser step, so that a joint mean can be built up over them.
     """
 
@@ -320,7 +338,7 @@ class Method(Protocol):
         ...
 
     def target_counts(self, batch: Batch) -> Tensor | None:
-        """Valid targets of each energy kind in this micro-batch; None when they are the same for every batch."""
+        """Valid targets ``[masks, kinds]`` of this process's micro-batch; None when every batch has the same."""
         ...
 
     def after_step(self, step: int) -> None:

@@ -1,0 +1,1 @@
+"""Maskers that several modalities share."""

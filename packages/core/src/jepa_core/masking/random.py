@@ -1,0 +1,68 @@
+"""Unstructured random masks, per sample, with equal counts: the masker of MAE (2111.06377) and the baseline of others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jepa_core.contracts import Grid, Mask, Sites
+from jepa_core.seeds import random_keys
+
+# A fixed stream number keeps these draws apart from every other draw made from the same sample seeds.
+_STREAM = 101
+
+
+def random_order(present: Tensor, seeds: Tensor, stream: int) -> Tensor:
+    """A random order of the sites of each sample, present ones first.
+
+    Args:
+        present: bool ``[B, N]``.
+        seeds: int64 ``[B]``.
+        stream: which of the sample's random streams to draw from.
+
+    Returns:
+        int64 ``[B, N]``: site ids.
+    """
+    keys = random_keys(seeds, present.shape[1], stream)
+    keys = keys.masked_fill(~present, torch.iinfo(torch.int64).max)
+    return keys.argsort(dim=1, stable=True)
+
+
+class RandomMasker:
+    """Hides a random subset of the present sites; the rest is context.
+
+    Where every site is present, lengths are fixed; otherwise they are padded to the lattice and ``valid`` tells.
+
+    Args:
+        ratio: fraction of the present sites that become targets, 0 < ratio < 1.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        if not 0 < ratio < 1:
+            raise ValueError(f"RandomMasker: ratio must lie between 0 and 1, got {ratio}")
+        self.ratio = ratio
+
+    def __call__(self, grid: Grid, seeds: Tensor, batch_seed: int) -> tuple[Mask, ...]:
+        """One mask a sample; see :class:`jepa_core.contracts.Masker`."""
+        if grid.present is None:
+            return (self._fixed(grid, seeds),)
+        return (self._padded(grid.present, seeds),)
+
+    def _fixed(self, grid: Grid, seeds: Tensor) -> Mask:
+        count = grid.lattice.count
+        hidden = min(max(round(self.ratio * count), 1), count - 1)
+        everything = torch.ones(len(seeds), count, dtype=torch.bool, device=seeds.device)
+        order = random_order(everything, seeds, _STREAM)
+        targets, context = order[:, :hidden], order[:, hidden:]
+        return Mask("random", Sites(context), Sites(targets.unsqueeze(1)), Sites(targets))
+
+    def _padded(self, present: Tensor, seeds: Tensor) -> Mask:
+        order = random_order(present, seeds, _STREAM)
+        total = present.sum(1, keepdim=True)
+        hidden = (self.ratio * total).round().long().clamp(min=1)
+        hidden = torch.minimum(hidden, (total - 1).clamp(min=0))
+        place = torch.arange(present.shape[1], device=present.device).expand_as(order)
+        targets = Sites(order, valid=place < hidden)
+        context = Sites(order, valid=(place >= hidden) & (place < total))
+        blocks = Sites(order.unsqueeze(1), valid=targets.valid_mask().unsqueeze(1))
+        return Mask("random", context, blocks, targets)

@@ -1,0 +1,1 @@
+"""The ways of composing a JEPA from its parts."""

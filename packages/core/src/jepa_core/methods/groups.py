@@ -1,0 +1,23 @@
+"""Which trainable parameters get weight decay: matrices and kernels do; norms, biases and tokens do not."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from jepa_core.contracts import ParameterGroup
+
+
+def decay_groups(module: nn.Module) -> tuple[ParameterGroup, ...]:
+    """Every trainable parameter in exactly one of two groups.
+
+    A parameter with fewer than two dimensions is a bias, a norm's scale or a token; tokens are stored as ``[D]``
+    for this reason.
+    """
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    matrices = tuple((name, p) for name, p in trainable if p.dim() >= 2)
+    vectors = tuple((name, p) for name, p in trainable if p.dim() < 2)
+    groups = (
+        ParameterGroup("matrices", matrices, weight_decay=True),
+        ParameterGroup("norms, biases, tokens", vectors, weight_decay=False),
+    )
+    return tuple(group for group in groups if group.parameters)

@@ -1,0 +1,263 @@
+"""Masked prediction: predict the features of hidden sites of a sample from its visible ones.
+
+I-JEPA (2301.08243), V-JEPA (2404.08471), Audio-JEPA, A-JEPA, AD-L-JEPA (2501.04969) and Causal-JEPA are this class
+with other parts; with raw values as the target it is MAE (2111.06377).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa_core.contracts import (
+    AntiCollapse,
+    Batch,
+    Embedding,
+    Energy,
+    Grid,
+    Losses,
+    Mask,
+    Masker,
+    ParameterGroup,
+    Predictor,
+    Sites,
+    TargetEncoder,
+    Tokens,
+)
+from jepa_core.energy import reduce_energy
+from jepa_core.methods.groups import decay_groups
+from jepa_core.seeds import random_keys
+from jepa_core.targets import EmaTarget
+
+TargetView = Literal["full", "targets"]
+_MONITOR_STREAM = 907
+
+
+class FrontEnd(Protocol):
+    """Batched and on the device: raw inputs to what the encoder takes, and what is known of each site."""
+
+    def __call__(self, inputs: Any, seeds: Tensor) -> tuple[Any, Grid]: ...
+
+
+class TargetNormaliser(Protocol):
+    """Normalises features ``[B, K, M, D]`` at the target sites."""
+
+    def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Regulariser:
+    """An anti-collapse term and what it acts on.
+
+    Attributes:
+        term: the term.
+        on: ``context`` (online tokens) or ``prediction``.
+        kind: only sites of this kind count.
+        weight: its share in the total loss; at 0 it is only logged.
+        l2_normalise: whether features are L2-normalised first.
+    """
+
+    term: AntiCollapse
+    on: Literal["context", "prediction"]
+    kind: int
+    weight: float
+    l2_normalise: bool
+
+
+class KindToken(nn.Module):
+    """A trained token that stands for every site of one kind, for example an empty bird's-eye cell.
+
+    An encoder says almost nothing about a site without evidence, and normalising almost nothing is ill-conditioned.
+
+    Args:
+        width: feature width.
+        kind: index of the kind it stands for.
+    """
+
+    def __init__(self, width: int, kind: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.token = nn.Parameter(torch.randn(width))
+
+    def forward(self, features: Tensor, sites: Sites) -> Tensor:
+        """``[..., D]`` features with the token at every site of its kind."""
+        here = sites.kind_mask(self.kind).unsqueeze(-1)
+        return torch.where(here, self.token.to(features.dtype), features)
+
+
+class MaskedPrediction(nn.Module):
+    """A JEPA on masks.
+
+    Args:
+        front_end: see :class:`FrontEnd`; may be an ``nn.Module``.
+        encoder: online encoder, an ``nn.Module`` that keeps the contract ``Encoder``. If it has a method
+            ``with_layers(inputs, keep)``, that one fills ``Tokens.layers`` for :meth:`embed`.
+        target: see ``jepa_core.targets``.
+        masker: see ``jepa_core.contracts.Masker``.
+        predictor: an ``nn.Module`` that keeps the contract ``Predictor``.
+        energy: distance of prediction and target.
+        coefficients: weight of each kind of target by name; None = 1 for all.
+        regularisers: anti-collapse terms.
+        kind_token: replaces the features of one kind, on both sides; detached in the target, since a trained token
+            there would pull the target towards what is easy to predict.
+        normaliser: applied to the target features before the kind token.
+        target_view: ``full`` (the target encoder sees everything) or ``targets`` (only what is hidden).
+        monitor_rows: rows drawn for the collapse monitor in each micro-batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        front_end: FrontEnd,
+        encoder: nn.Module,
+        target: TargetEncoder,
+        masker: Masker,
+        predictor: nn.Module,
+        energy: Energy,
+        coefficients: Mapping[str, float] | None = None,
+        regularisers: Sequence[Regulariser] = (),
+        kind_token: KindToken | None = None,
+        normaliser: TargetNormaliser | None = None,
+        target_view: TargetView = "full",
+        monitor_rows: int = 512,
+    ) -> None:
+        super().__init__()
+        self.front_end = front_end
+        self.encoder = encoder
+        self.target = target
+        self.masker = masker
+        self.predictor = predictor
+        self.energy = energy
+        self.coefficients = coefficients
+        self.regularisers = tuple(regularisers)
+        self.kind_token = kind_token
+        self.normaliser = normaliser
+        self.target_view = target_view
+        self.monitor_rows = monitor_rows
+        self.momentum_now = float("nan")
+
+    # ---------------------------------------------------------------------------------------------- training
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """Losses of one micro-batch; the total is the mean over the masks of a sample."""
+        inputs, grid = self.front_end(batch.inputs, batch.seeds)
+        target_inputs = inputs
+        if batch.target_inputs is not None:
+            target_inputs, _ = self.front_end(batch.target_inputs, batch.seeds)
+        masks = self.masker(grid, batch.seeds, batch.batch_seed)
+        whole = self.target.encode(target_inputs, None) if self.target_view == "full" else None
+        parts = []
+        for index, mask in enumerate(masks):
+            target = whole if whole is not None else self.target.encode(target_inputs, mask.target_union)
+            counts = None if batch.joint_counts is None else batch.joint_counts[index]
+            context = self._fill(cast(Tokens, self.encoder(inputs, mask.context)))
+            parts.append(self._one_mask(batch, step, mask, context, target, counts))
+        return _mean_of_losses(masks, parts)
+
+    def _one_mask(
+        self, batch: Batch, step: int, mask: Mask, context: Tokens, target: Tokens, counts: Tensor | None
+    ) -> Losses:
+        predicted_BKMD = self.predictor(context, mask.targets, batch.condition)
+        target_BKMD = self._target_features(target, mask.targets)
+        distance_BKM = self.energy(predicted_BKMD, target_BKMD)
+        total, terms = reduce_energy(distance_BKM, mask.targets, self.coefficients, counts, batch.micro_batches)
+        for regulariser in self.regularisers:
+            extra, named = self._regularise(regulariser, context, predicted_BKMD, mask, step)
+            total, terms = total + extra, {**terms, **named}
+        monitor = {
+            "context": self._rows(context.features, context.sites, batch.seeds),
+            "target": self._rows(target.at(mask.targets).flatten(1, 2), mask.targets.flat(), batch.seeds),
+        }
+        return Losses(total, {name: value.detach() for name, value in terms.items()}, monitor)
+
+    def _fill(self, tokens: Tokens) -> Tokens:
+        if self.kind_token is None:
+            return tokens
+        return tokens.with_features(self.kind_token(tokens.features, tokens.sites))
+
+    def _target_features(self, target: Tokens, targets: Sites) -> Tensor:
+        with torch.no_grad():
+            features_BKMD = target.at(targets)
+            if self.normaliser is not None:
+                features_BKMD = self.normaliser(features_BKMD, targets)
+            if self.kind_token is not None:
+                features_BKMD = self.kind_token(features_BKMD, targets)
+        return features_BKMD
+
+    def _regularise(
+        self, regulariser: Regulariser, context: Tokens, predicted_BKMD: Tensor, mask: Mask, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        on_context = regulariser.on == "context"
+        features_BND = context.features if on_context else predicted_BKMD.flatten(1, 2)
+        sites = context.sites if on_context else mask.targets.flat()
+        if regulariser.l2_normalise:
+            features_BND = F.normalize(features_BND.float(), dim=-1)
+        named = regulariser.term(features_BND, sites.kind_mask(regulariser.kind), step)
+        total = torch.stack(list(named.values())).sum() * regulariser.weight
+        return total, {f"{name}/{regulariser.on}": value for name, value in named.items()}
+
+    @torch.no_grad()
+    def _rows(self, features_BND: Tensor, sites: Sites, seeds: Tensor) -> Tensor:
+        """Random rows of the first kind, ``[monitor_rows, D]``; repeated where there are too few."""
+        valid_BN = sites.kind_mask(0)
+        keys = random_keys(seeds, valid_BN.shape[1], _MONITOR_STREAM).masked_fill(~valid_BN, -1).flatten()
+        order = keys.topk(min(self.monitor_rows, keys.numel())).indices
+        # Fewer valid rows than asked for: go round them again, without asking the device how many there are.
+        count = valid_BN.sum().clamp(min=1, max=order.numel())
+        order = order[torch.arange(order.numel(), device=order.device) % count]
+        return features_BND.detach().flatten(0, 1)[order].float()
+
+    @torch.no_grad()
+    def target_counts(self, batch: Batch) -> Tensor | None:
+        """Valid targets ``[masks, kinds]`` of this process's micro-batch; None where every batch has the same."""
+        _, masks = self.masks(batch)
+        if all(mask.targets.valid is None and mask.targets.kind is None for mask in masks):
+            return None
+        return torch.stack([_kind_counts(mask.targets) for mask in masks])
+
+    def after_step(self, step: int) -> None:
+        """Moves an EMA target once per optimiser step."""
+        if isinstance(self.target, EmaTarget):
+            self.momentum_now = self.target.update(self.encoder, step)
+
+    # ---------------------------------------------------------------------------------------------- use
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """Matrices with weight decay; norms, biases and tokens without."""
+        return decay_groups(self)
+
+    def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
+        """The masks this batch would be trained on, for pictures and statistics."""
+        _, grid = self.front_end(batch.inputs, batch.seeds)
+        return grid, self.masker(grid, batch.seeds, batch.batch_seed)
+
+    @torch.no_grad()
+    def embed(self, batch: Batch) -> dict[str, Embedding]:
+        """Features of the online encoder on the whole sample: ``tokens`` and each further layer it offers."""
+        was_training = self.training
+        self.eval()
+        try:
+            inputs, _ = self.front_end(batch.inputs, batch.seeds)
+            encode = getattr(self.encoder, "with_layers", self.encoder)
+            tokens = cast(Tokens, encode(inputs, None))
+        finally:
+            self.train(was_training)
+        layers = {name: Embedding(features, tokens.sites) for name, features in tokens.layers.items()}
+        return {"tokens": Embedding(tokens.features, tokens.sites), **layers}
+
+
+def _kind_counts(targets: Sites) -> Tensor:
+    return torch.stack([targets.kind_mask(kind).sum() for kind in range(len(targets.kinds))]).float()
+
+
+def _mean_of_losses(masks: Sequence[Mask], parts: Sequence[Losses]) -> Losses:
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.stack([part.total for part in parts]).mean()
+    terms = {f"{mask.name}/{k}": v for mask, part in zip(masks, parts, strict=True) for k, v in part.terms.items()}
+    return Losses(total, terms, parts[0].monitor)

@@ -1,0 +1,192 @@
+"""Target encoders: what makes the features to predict (EMA copy, frozen copy, stop-gradient, raw input).
+
+The EMA rule is t <- m t + (1 - m) s, once per optimiser step (BYOL 2006.07733, I-JEPA 2301.08243 section 3).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from jepa_core.contracts import Encoder, Sites, Tokens
+from jepa_core.distributed import sum_over_processes
+
+Buffers = Literal["follow", "own"]
+
+
+@dataclass(frozen=True)
+class MomentumSchedule:
+    """EMA momentum as a function of the optimiser step alone, so that a resumed run continues it.
+
+    Attributes:
+        start: momentum of the first update.
+        end: momentum of the last update.
+        steps: optimiser steps of the whole run.
+        shape: ``linear`` or ``cosine`` between the two.
+    """
+
+    start: float
+    end: float
+    steps: int
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start <= 1 and 0 <= self.end <= 1):
+            raise ValueError(f"MomentumSchedule: start and end must lie in 0..1, got {self.start} and {self.end}")
+
+    def __call__(self, step: int) -> float:
+        """Momentum of the update after optimiser step ``step``, counted from 1."""
+        progress = min(max((step - 1) / max(self.steps - 1, 1), 0.0), 1.0)
+        if self.shape == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.start + (self.end - self.start) * progress
+
+
+class EmaTarget(nn.Module):
+    """A moving average of the online encoder; no gradient, not in the optimiser.
+
+    Args:
+        online: copied, never registered here.
+        buffers: ``follow`` averages the online buffers (batch-norm statistics) with the same momentum and runs in
+            eval mode; ``own`` runs the copy in train mode on its own batches, with statistics of its own (what the
+            released AD-L-JEPA code does).
+        schedule: momentum per optimiser step.
+    """
+
+    policy = "ema"
+
+    def __init__(self, online: nn.Module, buffers: Buffers, schedule: MomentumSchedule) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(online).requires_grad_(False)
+        self.buffers_policy = buffers
+        self.schedule = schedule
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> EmaTarget:
+        """Train mode reaches the copy only when it keeps buffers of its own."""
+        super().train(mode)
+        self.encoder.train(mode and self.buffers_policy == "own")
+        return self
+
+    @torch.no_grad()
+    def encode(self, inputs: Any, keep: Sites | None) -> Tokens:
+        """Tokens of the target view."""
+        return cast(Tokens, self.encoder(inputs, keep))
+
+    @torch.no_grad()
+    def update(self, online: nn.Module, step: int) -> float:
+        """Moves towards ``online`` after optimiser step ``step`` (from 1); returns the momentum used."""
+        momentum = self.schedule(step)
+        mine, theirs = list(self.encoder.parameters()), list(online.parameters())
+        assert len(mine) == len(theirs), "target and online encoder have different parameters"
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+        if self.buffers_policy == "follow":
+            self._follow_buffers(online, momentum)
+        return momentum
+
+    def _follow_buffers(self, online: nn.Module, momentum: float) -> None:
+        for mine, theirs in zip(self.encoder.buffers(), online.buffers(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - momentum)
+            else:
+                mine.copy_(theirs)
+
+
+class FrozenTarget(nn.Module):
+    """A given encoder that never changes, in eval mode."""
+
+    policy = "frozen"
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> FrozenTarget:
+        """Stays in eval mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def encode(self, inputs: Any, keep: Sites | None) -> Tokens:
+        """Tokens of the target view."""
+        return cast(Tokens, self.encoder(inputs, keep))
+
+
+class StopGradientTarget(nn.Module):
+    """The online encoder itself behind a stop-gradient (SimSiam 2011.10566)."""
+
+    policy = "stop_gradient"
+
+    def __init__(self, online: nn.Module) -> None:
+        super().__init__()
+        # In a tuple, so that its parameters are not registered a second time.
+        self._online = (online,)
+
+    @torch.no_grad()
+    def encode(self, inputs: Any, keep: Sites | None) -> Tokens:
+        """Tokens of the target view."""
+        return cast(Encoder, self._online[0])(inputs, keep)
+
+
+class RawTarget(nn.Module):
+    """The raw input itself as the target: with patches this is MAE (2111.06377), the control of every recipe.
+
+    Args:
+        describe: ``(inputs, keep) -> Tokens`` of raw values; it has no parameters.
+    """
+
+    policy = "raw"
+
+    def __init__(self, describe: Callable[[Any, Sites | None], Tokens]) -> None:
+        super().__init__()
+        self.describe = describe
+
+    @torch.no_grad()
+    def encode(self, inputs: Any, keep: Sites | None) -> Tokens:
+        """Raw values of the target view."""
+        return self.describe(inputs, keep)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Normalising the features at the target sites
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class LayerNormalise:
+    """Each target vector to mean 0 and variance 1 over its D channels (data2vec 2202.03555, I-JEPA code)."""
+
+    def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor:
+        """``[B, K, M, D]`` to the same shape, float32."""
+        return nn.functional.layer_norm(features_BKMD.float(), features_BKMD.shape[-1:])
+
+
+class Standardise:
+    """Each channel to mean 0 and variance 1 over the batch's valid target sites of one kind, over all processes.
+
+    Sites of other kinds are scaled by the same numbers.
+
+    Args:
+        kind: index of the kind whose statistics are taken.
+        eps: added to the variance.
+    """
+
+    def __init__(self, kind: int = 0, eps: float = 1e-6) -> None:
+        self.kind = kind
+        self.eps = eps
+
+    def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor:
+        """``[B, K, M, D]`` to the same shape, float32."""
+        x = features_BKMD.float()
+        weight = targets.kind_mask(self.kind).unsqueeze(-1).to(x.dtype)
+        count = sum_over_processes(weight.sum()).clamp(min=1)
+        mean = sum_over_processes((x * weight).sum((0, 1, 2))) / count
+        variance = sum_over_processes(((x - mean).square() * weight).sum((0, 1, 2))) / count
+        return (x - mean) * torch.rsqrt(variance + self.eps)
