@@ -1,0 +1,1 @@
+"""Frozen features against controls: probes and their errors."""
