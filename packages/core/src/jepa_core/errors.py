@@ -1,0 +1,71 @@
+"""What goes wrong in a way the user can mend: one clean line on stderr and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    Args:
+        message: one line: what, expected, got, how to mend. Line breaks become spaces.
+        exit_code: of the command; None = the class's own.
+    """
+
+    exit_code: int = 2
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(" ".join(message.split()))
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class ConfigError(UserError):
+    """A setting, recipe, modality or command that cannot be."""
+
+
+class DataError(UserError):
+    """Recordings that are missing, unreadable or mostly bad."""
+
+
+class LaunchError(UserError):
+    """Devices, processes or memory that are not there."""
+
+
+class DivergenceError(UserError):
+    """The loss or a gradient is no longer finite."""
+
+    exit_code = 3
+
+
+class CollapseError(UserError):
+    """The features no longer depend on the input."""
+
+    exit_code = 4
+
+
+@contextmanager
+def value_errors_are_users(error: type[UserError] = ConfigError) -> Iterator[None]:
+    """Hands a ValueError of the block on as ``error``: for the code that builds what a configuration describes."""
+    try:
+        yield
+    except ValueError as problem:
+        raise error(str(problem)) from problem
+
+
+def print_error(error: UserError) -> int:
+    """Prints one line ``jepa: ...`` on stderr (the traceback too with JEPA_TRACEBACK=1); returns the exit code."""
+    if os.environ.get("JEPA_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    rank = int(os.environ.get("RANK", "0"))
+    # Every process meets the same configuration error; what only one process meets must be heard from that one.
+    if rank == 0:
+        print(f"jepa: {error}", file=sys.stderr, flush=True)
+    elif not isinstance(error, ConfigError):
+        print(f"jepa (process {rank}): {error}", file=sys.stderr, flush=True)
+    return error.exit_code
