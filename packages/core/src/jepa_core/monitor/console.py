@@ -17,6 +17,7 @@ from jepa_core.settings import LoggingSettings
 
 MODES = ("auto", "bar", "lines", "off")
 REFRESH_PER_SECOND = 4
+SHORTEST_BAR, LONGEST_BAR = 8, 50
 SPEED_MEMORY = 0.9
 """Share the smoothed speed keeps of itself at each update."""
 
@@ -168,9 +169,12 @@ class _View:
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> rich.console.RenderResult:
         width = options.max_width
-        tail = "  ".join(filter(None, [_speed(self._metrics), _duration(self._left_s)]))
         head = f"{self._step}/{self._total} {100 * self._step // self._total:3d}%"
-        room = max(min(width - len(head) - len(tail) - 4, 50), 5)
+        parts = [part for part in (_speed(self._metrics), _duration(self._left_s)) if part]
+        while parts and len(head) + len("  ".join(parts)) + 4 + SHORTEST_BAR > width:
+            parts.pop(0)
+        tail = "  ".join(parts)
+        room = min(max(width - len(head) - len(tail) - 4, SHORTEST_BAR), LONGEST_BAR)
         grid = Table.grid(padding=(0, 2, 0, 0))
         for _ in range(3):
             grid.add_column(no_wrap=True, overflow="ellipsis")
