@@ -1,0 +1,168 @@
+"""LiDAR probe with every control: trains quickstart and the occupancy control, probes both beside what never learned.
+
+    python benchmarks/lidar/probe_table.py run --data simulated --seeds 0 1 2
+    python benchmarks/lidar/probe_table.py run --data ../shared/data/lidar/kitti_raw_mini --seeds 0 1 2
+    python benchmarks/lidar/probe_table.py table
+
+``run`` writes one JSON file a seed into ``results/``; ``table`` writes ``PROBE.md`` from all of them. Nothing is chosen on
+the test scans: recipes are fixed before, regularisation is a constant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import cast
+
+import torch
+from jepa_core.config import compose, to_yaml
+from jepa_core.contracts import Measurement, Method
+from jepa_core.train.checkpoint import load_into, load_model, newest
+from jepa_core.train.run import run_training
+from jepa_lidar.geometry import GRIDS
+from jepa_lidar.modality import MODALITY, build_method
+from jepa_lidar.probe import AP, AP_RAW, AP_STAGES, SPAN, CellProbe, calibrate_batch_norm
+from jepa_lidar.settings import LidarRun
+from jepa_lidar.sources import probe_split
+
+HERE = Path(__file__).parent
+CPU = torch.device("cpu")
+COLUMNS = (AP, AP_STAGES, AP_RAW, SPAN)
+DIFFERENCES = (
+    ("trained", AP, "untrained", AP),
+    ("trained", AP, "untrained, batch norm calibrated", AP),
+    ("trained", AP, "raw", AP),
+    ("trained", AP, "occupancy", AP),
+    ("trained", AP_RAW, "untrained", AP_RAW),
+    ("trained", AP_RAW, "raw", AP),
+    ("trained", AP_RAW, "occupancy", AP_RAW),
+)
+
+
+def config_for(data: str, recipe: str, seed: int, overrides: list[str]) -> LidarRun:
+    """The recipe as a user would run it, without its final probe (this script probes)."""
+    given = [f"data.root={data}", f"seed={seed}", "probe.enabled=false", *overrides]
+    return compose(LidarRun, MODALITY.recipes / f"{recipe}.yaml", given)
+
+
+def train(config: LidarRun, runs: Path, name: str) -> tuple[Method, dict[str, float | str]]:
+    """Trains through the trainer that every user runs; returns the method and the run's own figures."""
+    config.runs_dir, config.name = str(runs), name
+    before = set(runs.glob("*")) if runs.exists() else set()
+    code = run_training(config, MODALITY, to_yaml(config))
+    if code != 0:
+        raise SystemExit(f"training ended with exit code {code}")
+    (folder,) = set(runs.glob("*")) - before
+    method = build_method(config)
+    checkpoint = newest(folder, print)
+    load_into(method, load_model(checkpoint), str(checkpoint))
+    result = json.loads((folder / "result.json").read_text())
+    return cast(Method, method.eval()), {key: result[key] for key in ("steps", "seconds", "peak_rss_mib", "verdict")}
+
+
+def run_seed(data: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, object]:
+    """All rows and paired differences of one seed."""
+    config = config_for(data, "quickstart", seed, overrides)
+    torch.manual_seed(seed)
+    untrained = cast(Method, build_method(config).eval())
+    name = Path(data).name
+    trained, cost = train(config, runs, f"{name}-jepa-{seed}")
+    control, control_cost = train(config_for(data, "occupancy", seed, overrides), runs, f"{name}-occupancy-{seed}")
+    split = probe_split(config)
+    assert split is not None, "nothing to probe with"
+    probe = CellProbe(split, GRIDS[config.data.grid])
+    probe.add_raw()
+    probe.add("untrained", untrained, CPU)
+    probe.add("untrained, batch norm calibrated", calibrate_batch_norm(untrained, split.train, CPU), CPU)
+    probe.add("trained", trained, CPU)
+    probe.add("occupancy", control, CPU)
+    differences = {f"{a} ({b}) - {c} ({d})": vars(probe.difference((a, b), (c, d))) for a, b, c, d in DIFFERENCES}
+    rows = {name: {column: vars(found) for column, found in row.items()} for name, row in probe.rows.items()}
+    return {
+        "data": name, "seed": seed, "overrides": overrides, "n": len(probe.units), "note": split.note, "rows": rows,
+        "differences": differences, "cost": {"trained": cost, "occupancy": control_cost}, "hardware": hardware(),
+    }  # fmt: skip
+
+
+def hardware() -> str:
+    """Processor, cores and versions, for the head of a table."""
+    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__.split('+')[0]}"
+
+
+def run(args: argparse.Namespace) -> None:
+    """One JSON file a seed."""
+    (HERE / "results").mkdir(exist_ok=True)
+    for seed in args.seeds:
+        start = time.time()
+        found = run_seed(args.data, seed, args.runs, args.overrides)
+        path = HERE / "results" / f"{found['data']}{args.tag}-seed{seed}.json"
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"wrote {path.name} after {time.time() - start:.0f} s")
+
+
+def spread(values: list[float]) -> str:
+    """Mean and the range over seeds."""
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
+
+
+def table(args: argparse.Namespace) -> None:
+    """PROBE.md from every result: mean over seeds and range, differences with the paired error of each seed."""
+    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    lines = [
+        "# LiDAR probe, with controls", "",
+        "Written by `python benchmarks/lidar/probe_table.py table`; each block by the `run` command in that script.",
+        "Mean over seeds, range in brackets. AP: average precision of `object point in this occupied cell?`; raw: 72 "
+        "statistics of the 3 x 3 cells around; differences carry the paired bootstrap error of each seed.", "",
+    ]  # fmt: skip
+    for key in sorted({(r["data"], tuple(r["overrides"])) for r in results}):
+        group = [r for r in results if (r["data"], tuple(r["overrides"])) == key]
+        lines += block(key[0], key[1], group)
+    (HERE / "PROBE.md").write_text("\n".join(lines) + "\n")
+
+
+def block(data: str, overrides: tuple[str, ...], group: list[dict]) -> list[str]:  # type: ignore[type-arg]  # JSON
+    """The tables of one data set."""
+    seeds = ", ".join(str(r["seed"]) for r in group)
+    cost = {k: spread([r["cost"][k]["seconds"] for r in group]) for k in ("trained", "occupancy")}
+    lines = [
+        f"## {data}{' with ' + ' '.join(overrides) if overrides else ''}", "",
+        f"Seeds {seeds}; {group[0]['n']} test cells; {group[0]['note']}. {group[0]['hardware']}. Training seconds: "
+        f"JEPA {cost['trained']}, occupancy {cost['occupancy']}. Verdicts: "
+        + "; ".join(r["cost"]["trained"]["verdict"] for r in group) + ".", "",
+        "| row | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS),
+    ]  # fmt: skip
+    for name in group[0]["rows"]:
+        cells = [
+            spread([r["rows"][name][c]["value"] for r in group]) if c in group[0]["rows"][name] else ""
+            for c in COLUMNS
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| difference | " + " | ".join(f"seed {r['seed']}" for r in group) + " |", "|---|" + "---|" * len(group)]
+    for name in group[0]["differences"]:
+        found = [Measurement(**r["differences"][name]) for r in group]
+        lines.append(f"| {name} | " + " | ".join(f"{m.value:+.3f} ± {m.stderr:.3f}" for m in found) + " |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    runner = commands.add_parser("run")
+    runner.add_argument("--data", default="simulated", help="simulated, or a folder of scans")
+    runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    runner.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    runner.add_argument("--tag", default="", help="added to the result's file name")
+    runner.add_argument("overrides", nargs="*", help="settings a.b=c, for both recipes")
+    runner.set_defaults(run=run)
+    commands.add_parser("table").set_defaults(run=table)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

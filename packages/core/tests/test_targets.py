@@ -1,0 +1,122 @@
+"""Target encoders: the EMA rule, buffers, eval mode, and what the optimiser must not see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from jepa_core.contracts import Sites, Tokens
+from jepa_core.lattice import Lattice
+from jepa_core.targets import (
+    EmaTarget,
+    FrozenTarget,
+    LayerNormalise,
+    MomentumSchedule,
+    RawTarget,
+    Standardise,
+    StopGradientTarget,
+)
+from torch import Tensor, nn
+
+LATTICE = Lattice(("x",), (4,), (1.0,), ("1",), (0.0,))
+
+
+class TinyEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, inputs: Tensor, keep: Sites | None) -> Tokens:
+        features = self.norm(self.linear(inputs).flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        return Tokens(features, Sites.whole(LATTICE, len(inputs)), LATTICE)
+
+
+@pytest.fixture
+def online() -> TinyEncoder:
+    torch.manual_seed(0)
+    return TinyEncoder()
+
+
+def moved(online: TinyEncoder) -> None:
+    with torch.no_grad():
+        for p in online.parameters():
+            p.add_(1.0)
+        online.norm.running_mean.add_(2.0)  # type: ignore[operator]  # nn.BatchNorm1d types it as optional
+
+
+def test_ema_moves_by_one_minus_momentum_and_buffers_follow(online: TinyEncoder) -> None:
+    target = EmaTarget(online, "follow", MomentumSchedule(0.75, 0.75, 10))
+    before = target.encoder.linear.weight.clone()
+    moved(online)
+    assert target.update(online, 1) == 0.75
+    torch.testing.assert_close(target.encoder.linear.weight, before + 0.25)
+    torch.testing.assert_close(target.encoder.norm.running_mean, torch.full((3,), 0.5))
+
+
+def test_own_buffers_are_left_alone_and_run_in_train_mode(online: TinyEncoder) -> None:
+    target = EmaTarget(online, "own", MomentumSchedule(0.5, 0.5, 10))
+    moved(online)
+    target.update(online, 1)
+    assert torch.equal(target.encoder.norm.running_mean, torch.zeros(3))
+    assert target.train().encoder.training and not target.eval().encoder.training
+
+
+def test_following_target_stays_in_eval_mode(online: TinyEncoder) -> None:
+    target = EmaTarget(online, "follow", MomentumSchedule(0.9, 1.0, 10)).train()
+    assert not target.encoder.training
+    inputs = torch.randn(2, 4, 3)
+    one, other = target.encode(inputs[:1], None).features, target.encode(inputs, None).features
+    torch.testing.assert_close(one, other[:1])
+
+
+def test_target_has_no_trainable_parameter_and_passes_no_gradient(online: TinyEncoder) -> None:
+    inputs = torch.randn(2, 4, 3, requires_grad=True)
+    for target in (
+        EmaTarget(online, "follow", MomentumSchedule(0.9, 1.0, 10)),
+        FrozenTarget(TinyEncoder()),
+        StopGradientTarget(online),
+        RawTarget(lambda x, keep: Tokens(x * 2, Sites.whole(LATTICE, len(x)), LATTICE)),
+    ):
+        assert not [p for p in target.parameters() if p.requires_grad]
+        assert not target.encode(inputs, None).features.requires_grad
+
+
+def test_stop_gradient_target_is_the_online_encoder_itself(online: TinyEncoder) -> None:
+    target = StopGradientTarget(online.eval())
+    inputs = torch.randn(1, 4, 3)
+    moved(online)
+    assert torch.equal(target.encode(inputs, None).features, online(inputs, None).features)
+    assert not list(target.parameters())
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_momentum_runs_from_start_to_end_and_depends_on_the_step_alone(shape: Any) -> None:
+    schedule = MomentumSchedule(0.9, 1.0, 5, shape)
+    values = [schedule(step) for step in range(1, 6)]
+    assert values[0] == pytest.approx(0.9) and values[-1] == pytest.approx(1.0)
+    assert values == sorted(values) and values[2] == pytest.approx(0.95)
+    assert schedule(99) == pytest.approx(1.0)
+
+
+def test_momentum_outside_0_to_1_is_refused() -> None:
+    with pytest.raises(ValueError, match="0..1"):
+        MomentumSchedule(1.1, 1.0, 5)
+
+
+def test_standardise_uses_the_valid_sites_of_its_kind_only() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 1, 6, 3) * 4 + 7
+    valid, kind = torch.rand(2, 1, 6) > 0.3, torch.arange(6).expand(2, 1, 6) % 2
+    targets = Sites(torch.zeros(2, 1, 6, dtype=torch.long), valid, kind, ("a", "b"))
+    out = Standardise(kind=0)(features, targets)
+    chosen = out[valid & (kind == 0)]
+    torch.testing.assert_close(chosen.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(chosen.var(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    wild = torch.where((valid & (kind == 0)).unsqueeze(-1), features, 1e6)
+    torch.testing.assert_close(Standardise(kind=0)(wild, targets)[valid & (kind == 0)], chosen)
+
+
+def test_layer_normalise_gives_each_vector_mean_0_and_variance_1() -> None:
+    out = LayerNormalise()(torch.randn(2, 1, 3, 16) * 3 + 1, Sites(torch.zeros(2, 1, 3, dtype=torch.long)))
+    torch.testing.assert_close(out.mean(-1), torch.zeros(2, 1, 3), atol=1e-5, rtol=0)

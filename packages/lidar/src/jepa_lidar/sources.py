@@ -1,0 +1,200 @@
+"""Which scans a run trains on and which it holds back for the probe."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jepa_core.contracts import BadSample
+
+from jepa_lidar.augment import Augment
+from jepa_lidar.data import Frame, LidarScans, SimulatedScans, sensor_for
+from jepa_lidar.geometry import GRIDS, VoxelGrid, points_in_boxes
+from jepa_lidar.probe import ProbeScan, ProbeSplit
+from jepa_lidar.settings import SIMULATED, LidarRun
+from jepa_lidar.simulate import Sensor
+
+# Simulated data sets of different seeds share no scene; these two are never trained on.
+PROBE_TRAIN_SEED, PROBE_TEST_SEED = 1_000_001, 1_000_002
+# A box stands on the ground: its lowest 15 cm hold road, not object.
+FLOOR_M = 0.15
+BLOCKS = 6
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the data come from, and why."""
+
+    root: str
+    reason: str
+
+
+def choose_root(config: LidarRun) -> Choice:
+    """``data.root``, then ``JEPA_DATA``/lidar, then simulated scans."""
+    if config.data.root is not None:
+        return Choice(config.data.root, "data.root")
+    folder = Path(os.environ.get("JEPA_DATA", "")) / "lidar"
+    if os.environ.get("JEPA_DATA") and folder.is_dir():
+        sets = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+        chosen = sets[0] if len(sets) == 1 else folder
+        return Choice(str(chosen), "found through the environment variable JEPA_DATA")
+    return Choice(SIMULATED, "no data.root and no JEPA_DATA: simulated scans need no files")
+
+
+def training_source(config: LidarRun) -> LidarScans | SimulatedScans:
+    """The scans of a run, without those held back for the probe."""
+    root, grid = choose_root(config).root, GRIDS[config.data.grid]
+    if root == SIMULATED:
+        return SimulatedScans(
+            config.data.scenes, grid, _sensor(config, grid), config.data.fresh, config.seed, _augment(config)
+        )
+    scans = _scans(config, root)
+    return scans.subset([frame.index for frame in scans.frames() if _part(config, scans, frame) == "train"])
+
+
+def held_back(config: LidarRun) -> int:
+    """Scans of a folder that are not trained on."""
+    root = choose_root(config).root
+    if root == SIMULATED:
+        return 0
+    scans = _scans(config, root)
+    return sum(_part(config, scans, frame) != "train" for frame in scans.frames())
+
+
+def probe_split(config: LidarRun) -> ProbeSplit | None:
+    """The scans of the probe; None where nothing is held back."""
+    root, grid = choose_root(config).root, GRIDS[config.data.grid]
+    if root == SIMULATED:
+        return _simulated_split(config, grid)
+    return _recorded_split(config, _scans(config, root))
+
+
+def _sensor(config: LidarRun, grid: VoxelGrid) -> Sensor:
+    sensor = sensor_for(grid, config.data.beams)
+    return replace(sensor, azimuths=config.data.azimuths * (2 if sensor.full_circle else 1))
+
+
+def _augment(config: LidarRun) -> Augment:
+    wanted, angle = config.data.augment, math.radians(config.data.augment.rotation_deg)
+    return Augment(
+        wanted.flip_x, wanted.flip_y, (-angle, angle), (1 - wanted.scale, 1 + wanted.scale), wanted.shuffle
+    )
+
+
+def _scans(config: LidarRun, root: str) -> LidarScans:
+    grid = GRIDS[config.data.grid]
+    return LidarScans(root, grid, _augment(config), halves=config.data.halves and grid.low_m[0] >= 0)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Simulated scenes
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _simulated_split(config: LidarRun, grid: VoxelGrid) -> ProbeSplit:
+    sensor = _sensor(config, grid)
+
+    def scenes(count: int, seed: int) -> list[ProbeScan]:
+        source = SimulatedScans(count, grid, sensor, fresh=False, seed=seed)
+        return [_simulated_scan(source, index) for index in range(count)]
+
+    train = scenes(config.probe.train_scans, PROBE_TRAIN_SEED)
+    test = scenes(config.probe.test_scans, PROBE_TEST_SEED)
+    note = (
+        f"simulated scenes with hard negatives, fitted on {len(train)}, tested on {len(test)} others, none trained on; "
+        "errors by bootstrap over scenes"
+    )
+    return ProbeSplit(train, test, note)
+
+
+def _simulated_scan(source: SimulatedScans, index: int) -> ProbeScan:
+    scene = source.scene(index)
+    kept = source.grid.inside(scene.points).numpy()
+    points = torch.from_numpy(scene.points[kept])
+    cells = source.grid.cell_ids(points)
+    counted = torch.zeros(source.grid.bev_lattice.count, dtype=torch.bool)
+    counted[cells] = True
+    objects = torch.zeros_like(counted)
+    objects[cells[torch.from_numpy(scene.box_index[kept] >= 0)]] = True
+    return ProbeScan(points, index, counted, objects)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Recordings, split in time with a gap
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _part(config: LidarRun, scans: LidarScans, frame: Frame) -> str:
+    """``train``, ``gap`` or ``test``. Where any drive has boxes, only such drives are held back from."""
+    labelled = _labelled_groups(scans)
+    if labelled and frame.group not in labelled:
+        return "train"
+    until = config.probe.train_until or (0.585 if labelled else 0.88)
+    start = config.probe.test_from or (0.65 if labelled else 0.90)
+    members = scans.frames(frame.group)
+    place = frame.index - members[0].index
+    if until >= 1 or place < int(until * len(members)):
+        return "train"
+    return "test" if place >= int(start * len(members)) else "gap"
+
+
+def _labelled_groups(scans: LidarScans) -> set[str]:
+    groups = {frame.group: frame.index for frame in reversed(scans.frames())}
+    return {group for group, index in groups.items() if scans.boxes_for(index) is not None}
+
+
+def _recorded_split(config: LidarRun, scans: LidarScans) -> ProbeSplit | None:
+    labelled = _labelled_groups(scans)
+    plain = LidarScans(scans.root, scans.grid, None, config.data.halves and scans.grid.low_m[0] >= 0)
+    frames = [frame for frame in plain.frames() if not labelled or frame.group in labelled]
+    parts = {name: [f for f in frames if _part(config, scans, f) == name] for name in ("train", "test")}
+    train = _spread(parts["train"], config.probe.train_scans)
+    test = _spread(parts["test"], config.probe.test_scans)
+    blocks = np.arange(len(test)) * min(BLOCKS, len(test)) // max(len(test), 1)
+    fitted = [scan for frame in train if (scan := _recorded_scan(config, plain, frame, 0))]
+    tested = [scan for f, block in zip(test, blocks, strict=True) if (scan := _recorded_scan(config, plain, f, block))]
+    if not fitted or len({scan.unit for scan in tested}) < 2:
+        return None
+    note = (
+        f"{'recorded scans with boxes' if labelled else 'recorded scans without boxes'}, fitted on {len(fitted)} early "
+        f"ones, tested on {len(tested)} later ones after a gap; errors by bootstrap over {blocks.max() + 1} blocks in time"
+    )
+    if labelled:
+        note += f"; cells within {config.probe.azimuth_deg:g} degrees of straight ahead, where boxes exist"
+    return ProbeSplit(fitted, tested, note)
+
+
+def _spread(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """At most ``count`` of the frames, evenly spread."""
+    places = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+    return [frames[place] for place in places]
+
+
+def _recorded_scan(config: LidarRun, scans: LidarScans, frame: Frame, unit: int) -> ProbeScan | None:
+    """None for a file that cannot be read: training has put it in quarantine already or will."""
+    try:
+        points = torch.from_numpy(scans.load(frame.index, 0))
+    except BadSample:
+        return None
+    grid, boxes = scans.grid, scans.boxes_for(frame.index)
+    cells = grid.cell_ids(points)
+    counted = torch.zeros(grid.bev_lattice.count, dtype=torch.bool)
+    counted[cells] = True
+    if boxes is None:
+        return ProbeScan(points, int(unit), counted, None)
+    counted &= _in_camera(grid, config.probe.azimuth_deg)
+    objects = torch.zeros_like(counted)
+    objects[cells[points_in_boxes(points, boxes.values, FLOOR_M) >= 0]] = True
+    return ProbeScan(points, int(unit), counted, objects)
+
+
+def _in_camera(grid: VoxelGrid, azimuth_deg: float) -> torch.Tensor:
+    """Bool ``[cells]``: cells whose centre lies within this angle of straight ahead; boxes exist only there."""
+    lattice = grid.bev_lattice
+    y, x = lattice.positions(torch.arange(lattice.count)).unbind(1)
+    return torch.atan2(y, x).abs() <= math.radians(azimuth_deg)

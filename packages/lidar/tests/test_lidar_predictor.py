@@ -1,0 +1,62 @@
+"""The bird's-eye predictor: what it sees, what it may not see, and the published bound on the empty cosine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from jepa_core.contracts import Sites, Tokens
+from jepa_core.lattice import Lattice
+from jepa_lidar.predictor import BevPredictor
+
+LATTICE = Lattice(("y", "x"), (6, 5), (0.8, 0.8), ("m", "m"), (0.4, 0.4))
+WIDTH = 8
+
+
+def tokens(valid: torch.Tensor) -> Tokens:
+    whole = Sites.whole(LATTICE, len(valid))
+    features = torch.randn(len(valid), LATTICE.count, WIDTH, generator=torch.Generator().manual_seed(0))
+    return Tokens(features, Sites(whole.ids, valid, complete=True), LATTICE)
+
+
+def targets(batch: int) -> Sites:
+    whole = Sites.whole(LATTICE, batch)
+    return Sites(whole.ids.unsqueeze(1), complete=True)
+
+
+@pytest.fixture
+def predictor() -> BevPredictor:
+    torch.manual_seed(1)
+    return BevPredictor(WIDTH, (6, 6), "sqrt_width", "plain").eval()
+
+
+def test_hidden_cells_features_play_no_part(predictor: BevPredictor) -> None:
+    valid = torch.rand(2, LATTICE.count, generator=torch.Generator().manual_seed(3)) > 0.5
+    given = tokens(valid)
+    wild = given.with_features(torch.where(valid.unsqueeze(-1), given.features, 1e5))
+    assert torch.equal(predictor(given, targets(2), None), predictor(wild, targets(2), None))
+
+
+def test_context_reaches_three_cells_away_and_not_further(predictor: BevPredictor) -> None:
+    valid = torch.ones(1, LATTICE.count, dtype=torch.bool)
+    given = tokens(valid)
+    moved = given.features.clone()
+    moved[0, 0] += 1.0
+    change = (predictor(given, targets(1), None) - predictor(given.with_features(moved), targets(1), None)).abs()
+    map_YX = change.sum(-1).reshape(6, 5) > 0
+    assert map_YX[:4, :4].all() and not map_YX[4:].any() and not map_YX[:, 4].any()
+
+
+def test_some_targets_by_id_equal_the_whole_map(predictor: BevPredictor) -> None:
+    given = tokens(torch.ones(2, LATTICE.count, dtype=torch.bool))
+    some = Sites(torch.tensor([[[3, 17]], [[0, 29]]]))
+    whole = predictor(given, targets(2), None)
+    torch.testing.assert_close(predictor(given, some, None)[1, 0, 1], whole[1, 0, 29])
+
+
+def test_a_last_relu_bounds_the_cosine_to_a_token_with_signs() -> None:
+    published = BevPredictor(WIDTH, (WIDTH, WIDTH), "unit", "bn_relu").train()
+    out = published(tokens(torch.ones(2, LATTICE.count, dtype=torch.bool)), targets(2), None)
+    token = torch.randn(WIDTH, generator=torch.Generator().manual_seed(4))
+    cosine = torch.nn.functional.cosine_similarity(out, token, dim=-1)
+    assert out.min() >= 0
+    assert cosine.max() <= token.relu().norm() / token.norm() + 1e-6
