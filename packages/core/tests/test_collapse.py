@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
+from torch import Tensor
+
 from jepa_core.monitor.collapse import CollapseMonitor
 from jepa_core.monitor.verdict import DIVERGING, HEALTHY, PARTIAL, TOTAL, WARMING_UP, Verdict, judge_history, rank_alarm
 from jepa_core.settings import MonitorSettings
-from torch import Tensor
 
 WIDTH, ROWS = 32, 256
 STEPS = range(10, 310, 10)

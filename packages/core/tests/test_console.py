@@ -7,16 +7,26 @@ import re
 
 import pytest
 import rich.console
+
 from jepa_core.monitor.console import Console
 from jepa_core.settings import LoggingSettings
 
 METRICS = {
-    "loss": 0.41234567, "loss/occupied": 0.31, "loss/empty": 0.1, "loss/variance": 1.0, "loss/covariance": 2.0,
-    "samples_per_s": 35.27, "monitor/target/effective_rank": 76.2, "monitor/target/dimensions": 128.0, "lr": 1e-3,
+    "loss": 0.41234567,
+    "loss/occupied": 0.31,
+    "loss/empty": 0.1,
+    "loss/variance": 1.0,
+    "loss/covariance": 2.0,
+    "samples_per_s": 35.27,
+    "monitor/target/effective_rank": 76.2,
+    "monitor/target/dimensions": 128.0,
+    "lr": 1e-3,
 }
 
 
-def make(progress: str, terminal: bool, width: int = 80, total: int = 200, enabled: bool = True) -> tuple[Console, io.StringIO]:
+def make(
+    progress: str, terminal: bool, width: int = 80, total: int = 200, enabled: bool = True
+) -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
     output = rich.console.Console(file=stream, force_terminal=terminal, width=width, highlight=False, _environ={})
     return Console(total, LoggingSettings(progress=progress, lines_every=25), enabled, output), stream

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from jepa_core.monitor.loggers import MetricsFile, read_metrics
 
 

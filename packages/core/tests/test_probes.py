@@ -7,6 +7,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.metrics import average_precision_score, r2_score
+from torch import Tensor
+
 from jepa_core.evaluate.probes import (
     Standardiser,
     average_precision,
@@ -18,9 +22,6 @@ from jepa_core.evaluate.probes import (
     paired_bootstrap,
     ridge_r2,
 )
-from sklearn.linear_model import Ridge
-from sklearn.metrics import average_precision_score, r2_score
-from torch import Tensor
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -63,7 +64,10 @@ def test_logistic_is_at_the_optimum_of_its_stated_objective() -> None:
     features, labels = two_classes(800, 6)
     probe = fit_logistic(features * 5 + 3, labels, l2=1e-2)
     x = probe.standardiser(features * 5 + 3)
-    weight, bias = probe.weight.clone().requires_grad_(), torch.tensor(probe.bias, dtype=torch.float64, requires_grad=True)
+    weight, bias = (
+        probe.weight.clone().requires_grad_(),
+        torch.tensor(probe.bias, dtype=torch.float64, requires_grad=True),
+    )
     share = labels.double().mean()
     class_weight = torch.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
     losses = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -77,8 +81,12 @@ def test_logistic_is_at_the_optimum_of_its_stated_objective() -> None:
 def test_logistic_does_not_care_about_units_or_a_wild_row() -> None:
     features, labels = two_classes(2000, 5)
     scale = torch.tensor([1e-3, 1.0, 1e3, 10.0, 7.0])
-    torch.testing.assert_close(fit_logistic(features, labels)(features), fit_logistic(features * scale, labels)(features * scale),
-                               rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        fit_logistic(features, labels)(features),
+        fit_logistic(features * scale, labels)(features * scale),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     wild = features.clone()
     wild[0] = 1e6
     assert float(Standardiser.fit(wild)(wild).abs().max()) <= 8.0
@@ -117,7 +125,10 @@ def test_logistic_says_what_is_wrong(features: Tensor, labels: Tensor, match: st
 
 def test_ridge_equals_sklearn() -> None:
     generator = rng(4)
-    x, coefficients = torch.randn(300, 8, generator=generator, dtype=torch.float64), torch.arange(8.0, dtype=torch.float64)
+    x, coefficients = (
+        torch.randn(300, 8, generator=generator, dtype=torch.float64),
+        torch.arange(8.0, dtype=torch.float64),
+    )
     y = x @ coefficients + torch.randn(300, generator=generator, dtype=torch.float64)
     standard = Standardiser.fit(x[:200])
     model = Ridge(alpha=0.05 * 200).fit(standard(x[:200]).numpy(), y[:200].numpy())

@@ -216,7 +216,9 @@ def _bootstrap(metric: Callable[[Tensor], Tensor], units: Tensor, draws: int, se
     values = torch.cat([metric(chunk[:, unit_of_row]) for chunk in times_drawn.split(16)])
     defined = values[torch.isfinite(values)]
     if len(defined) * 2 < draws or len(defined) < 2:
-        raise ValueError(f"bootstrap: the metric is undefined in {draws - len(defined)} of {draws} draws; too few units")
+        raise ValueError(
+            f"bootstrap: the metric is undefined in {draws - len(defined)} of {draws} draws; too few units"
+        )
     if len(defined) < draws:
         warnings.warn(f"bootstrap: left out {draws - len(defined)} of {draws} draws without positives", stacklevel=3)
     return defined

@@ -41,7 +41,7 @@ class CollapseMonitor:
         """
         measured = {name: self._measure(rows) for name, rows in features.items()}
         figures = _to_host(measured)
-        judged = {name: values for name, values in figures.items() if NEEDED <= values.keys()}
+        judged = {name: values for name, values in figures.items() if values.keys() >= NEEDED}
         self._judge.update(step, judged, losses)
         return {f"monitor/{name}/{key}": value for name, values in figures.items() for key, value in values.items()}
 

@@ -21,7 +21,13 @@ SHORTEST_BAR, LONGEST_BAR = 8, 50
 SPEED_MEMORY = 0.9
 """Share the smoothed speed keeps of itself at each update."""
 
-VERDICT_STYLES = {"healthy": "green", "warming": "cyan", "partial": "yellow", "total": "bold red", "diverging": "bold red"}
+VERDICT_STYLES = {
+    "healthy": "green",
+    "warming": "cyan",
+    "partial": "yellow",
+    "total": "bold red",
+    "diverging": "bold red",
+}
 
 
 class Console:

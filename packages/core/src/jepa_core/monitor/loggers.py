@@ -99,7 +99,8 @@ def _decode(line: str, number: int, path: Path) -> dict[str, Any]:
             raise ValueError("no object with a whole-number step")
         restored = {name: float(value) for name, value in row.pop("nonfinite", {}).items()}
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}, line {number}: expected a JSON object with a step ({error}); mend or delete it")
+        what = f"expected a JSON object with a step ({error}); mend or delete it"
+        raise ValueError(f"{path}, line {number}: {what}") from error
     return {**row, **restored}
 
 

@@ -204,10 +204,9 @@ class Judge:
             return _Finding(step, HEALTHY, HEALTHY, "", {})
         loss = losses.get("loss", losses.get("total", sum(losses.values())))
         if self._loss.exploded(loss):
-            reason = (
-                f"the loss is {loss:.3g}; it began at {self._loss.start:.3g} and had come down to {self._loss.best:.3g}."
-            )
-            evidence = {"loss": loss, "loss_at_start": self._loss.start, "best_loss": self._loss.best}
+            start, best = self._loss.start, self._loss.best
+            reason = f"the loss is {loss:.3g}; it began at {start:.3g} and had come down to {best:.3g}."
+            evidence = {"loss": loss, "loss_at_start": start, "best_loss": best}
             return _Finding(step, DIVERGING, DIVERGING, reason, evidence)
         self._loss.include(loss)
         return _Finding(step, HEALTHY, HEALTHY, "", {})
@@ -231,9 +230,12 @@ class Judge:
     def _judge_dimensions(
         self, step: int, name: str, figures: Mapping[str, float], begin: _Beginning, evidence: dict[str, float]
     ) -> _Finding:
-        width, rank, dead, spread = figures["dimensions"], _rank(figures), figures["dead_dimensions"], figures[
-            "normalised_std"
-        ]
+        width, rank, dead, spread = (
+            figures["dimensions"],
+            _rank(figures),
+            figures["dead_dimensions"],
+            figures["normalised_std"],
+        )
         rank_line = max(min(rank_alarm(width, figures["rows"]), 0.5 * begin.rank), 1.05)
         spread_line = min(SPREAD_ALARM, 0.5 * begin.spread)
         lost_dead = dead - begin.dead >= max(2.0, 0.1 * width)
@@ -242,12 +244,14 @@ class Judge:
             reasons.append(f"{dead:.0f} {name} dimensions no longer vary ({begin.dead:.0f} at the beginning)")
             lost = dead
         if rank < rank_line and width > 1:
-            reasons.append(f"the {name} features have rank {rank:.1f} (it began at {begin.rank:.0f}, alarm below "
-                           f"{rank_line:.1f})")
+            reasons.append(
+                f"the {name} features have rank {rank:.1f} (it began at {begin.rank:.0f}, alarm below {rank_line:.1f})"
+            )
             lost = max(lost, width - round(rank))
         if spread < spread_line:
-            reasons.append(f"the {name} spread is {spread:.2f} (it began at {begin.spread:.2f}, alarm below "
-                           f"{spread_line:.2f})")
+            reasons.append(
+                f"the {name} spread is {spread:.2f} (it began at {begin.spread:.2f}, alarm below {spread_line:.2f})"
+            )
             lost = max(lost, dead, width - round(rank))
         if reasons:
             headline = f"{PARTIAL} in {lost:.0f} of {width:.0f} dimensions"
@@ -290,9 +294,10 @@ def judge_history(rows: Iterable[Mapping[str, Any]]) -> Verdict:
             if key.startswith("monitor/") and key.count("/") >= 2 and isinstance(value, int | float):
                 _, name, figure = key.split("/", 2)
                 features.setdefault(name, {})[figure] = value
-        complete = {name: figures for name, figures in features.items() if NEEDED <= figures.keys()}
+        complete = {name: figures for name, figures in features.items() if figures.keys() >= NEEDED}
         if complete:
-            judge.update(int(row["step"]), complete, {"loss": row["loss"]} if "loss" in row else {})
+            losses = {key: value for key, value in row.items() if key == "loss" or key.startswith("loss/")}
+            judge.update(int(row["step"]), complete, losses)
     return judge.verdict()
 
 
