@@ -1,4 +1,4 @@
-"""Typed recipes: a dataclass's defaults, then a recipe's YAML, then ``a.b=c`` of the command line; errors in one line."""
+"""Typed recipes: dataclass defaults, then a recipe's YAML, then ``a.b=c`` of the command line; one-line errors."""
 
 from __future__ import annotations
 

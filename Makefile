@@ -1,0 +1,50 @@
+# One command each: what it needs is set up first, once, in .venv.
+
+PYTHON ?= python3
+# Further arguments: make train ARGS="recipe=quickstart trainer.max_steps=50", make test ARGS="-k config"
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+PACKAGES := packages/core packages/lidar
+TYPED := $(addsuffix /src,$(PACKAGES)) tools
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-6s %s\n", $$1, $$2 }'
+
+train: $(READY) ## train on LiDAR, on all GPUs there are; ARGS="key=value ..." are its settings
+	@gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
+	if [ "$$gpus" -gt 1 ]; then world="--multi_gpu --num_processes=$$gpus"; else world="--num_processes=1"; fi; \
+	exec $(BIN)/accelerate launch --quiet $$world --num_machines=1 --mixed_precision=no --dynamo_backend=no \
+		tools/train.py modality=lidar $(ARGS)
+
+test: $(READY) ## all tests; ARGS="-k word" chooses some
+	@if [ -d ../shared/data ]; then export JEPA_DATA="$(abspath ../shared/data)"; fi; $(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(READY) ## style, types, who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports
+
+lock: $(READY) ## write requirements.lock anew from the packages' pyproject files
+	printf './packages/core\n./packages/lidar[spconv]\n' | $(BIN)/uv pip compile - --group dev --universal \
+		--python-version 3.11 --upgrade --no-header --no-annotate --quiet \
+		--no-emit-package jepa-core --no-emit-package jepa-lidar --output-file requirements.lock
+
+clean: ## remove the environment and all caches; runs/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find packages tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "make: expected Python 3.11 to 3.13, got $$($(PYTHON) --version 2>&1); choose one: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
+	@touch $@

@@ -1,0 +1,334 @@
+"""The command ``jepa``: one verb, then ``key=value`` for everything else.
+
+Nothing slow is imported before it is needed, so that help and most errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jepa_core.errors import ConfigError, UserError, print_error, value_errors_are_users
+
+if TYPE_CHECKING:
+    from jepa_core.contracts import Batch, Modality, Picture
+    from jepa_core.settings import RunSettings
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one verb; returns the exit code. What the user can mend is one line on stderr."""
+    try:
+        return _dispatch(list(arguments))
+    except UserError as error:
+        return print_error(error)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from jepa_core import __version__
+    from jepa_core.checks import hint
+
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        from jepa_core.help import overview
+
+        print(overview({verb: entry.summary for verb, entry in VERBS.items()}))
+        return 0
+    if name == "--version":
+        print(f"jepa-core {__version__}")
+        return 0
+    if name not in VERBS:
+        raise ConfigError(f"expected a verb ({', '.join(VERBS)}), got {name!r}{hint(name, list(VERBS))}")
+    return VERBS[name].run(rest)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Settings from the command line
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    modality: Modality
+    settings: RunSettings
+
+
+def configure(overrides: Sequence[str]) -> Request:
+    """Modality and checked settings that ``key=value`` arguments name."""
+    from jepa_core.config import compose, split_override
+    from jepa_core.plugins import find_modality, find_recipe, installed
+
+    given = dict(map(split_override, overrides))
+    if "modality" not in given:
+        names = ", ".join(installed()) or "none is installed"
+        raise ConfigError(f"modality: expected modality=<name> ({names}), got none")
+    modality = find_modality(given["modality"])
+    recipe = given.get("recipe", "quickstart")
+    chosen = find_recipe(modality, recipe)
+    _say_repeated(overrides)
+    return Request(modality, compose(modality.schema, chosen, [*overrides, f"recipe={recipe}"]))
+
+
+def _say_repeated(overrides: Sequence[str]) -> None:
+    from jepa_core.config import repeated_keys
+
+    for path, value in repeated_keys(overrides).items():
+        print(f"jepa: {path} is given more than once; the last, {value}, counts", file=sys.stderr)
+
+
+def _take(overrides: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """Splits off the arguments of the verb itself, such as ``out=``, from the settings."""
+    from jepa_core.config import split_override
+
+    taken, rest = {}, []
+    for argument in overrides:
+        path, text = split_override(argument)
+        if path in names:
+            taken[path] = text
+        else:
+            rest.append(argument)
+    return taken, rest
+
+
+def _helped(verb: str, arguments: Sequence[str], usage: str) -> bool:
+    """Prints help when it is asked for: all keys once a modality is named, else the usage and the modalities."""
+    from jepa_core.plugins import installed
+
+    if not {"-h", "--help"} & set(arguments):
+        return False
+    overrides = [argument for argument in arguments if argument not in ("-h", "--help")]
+    if any(argument.startswith("modality=") for argument in overrides):
+        from jepa_core.help import keys_page
+
+        request = configure(_take(overrides, "out")[1])
+        print(keys_page(verb, request.modality, request.settings))
+    else:
+        print(f"usage: {usage}\nmodalities: {', '.join(installed()) or 'none is installed'}")
+    return True
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Verbs
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains, probes and reports; see :func:`jepa_core.train.run.run_training`."""
+    usage = (
+        "jepa train modality=<name> [recipe=<name or file.yaml>] [key=value ...]   (--help with a modality: all keys)"
+    )
+    if _helped("train", arguments, usage):
+        return 0
+    request = configure(arguments)
+    from jepa_core.config import to_yaml
+    from jepa_core.train.run import run_training
+
+    return run_training(request.settings, request.modality, to_yaml(request.settings))
+
+
+def masks(arguments: Sequence[str]) -> int:
+    """Draws the masks of one training batch into PNG files."""
+    usage = (
+        "jepa masks modality=<name> [recipe=...] [key=value ...] [out=masks.png]   (--help with a modality: all keys)"
+    )
+    if _helped("masks", arguments, usage):
+        return 0
+    own, overrides = _take(arguments, "out")
+    out = Path(own.get("out", "masks.png"))
+    if out.suffix != ".png":
+        raise ConfigError(f"out: expected a file name that ends in .png, got {str(out)!r}")
+    request = configure(overrides)
+    import torch
+
+    from jepa_core.train.run import build_method
+
+    batch = _first_batch(request)
+    method = build_method(request.settings, request.modality).eval()
+    with torch.no_grad():
+        pictures = request.modality.pictures(request.settings, method, batch)
+    if not pictures:
+        raise ConfigError(f"modality {request.modality.name}: expected mask pictures of this configuration, got none")
+    _write_pictures(pictures, out)
+    return 0
+
+
+def _first_batch(request: Request) -> Batch:
+    """The batch that training starts with on one process."""
+    from jepa_core.data.loader import Loader
+    from jepa_core.data.sampler import Sampler
+
+    settings = request.settings
+    with value_errors_are_users():
+        source = request.modality.sources(settings)
+        sampler = Sampler(len(source), settings.seed, settings.trainer.batch_size)
+    batch = Loader(source, sampler, settings.seed).peek()
+    for sample_id, reason in batch.rejected:
+        print(f"jepa: {sample_id} was replaced: {reason}", file=sys.stderr)
+    return batch
+
+
+def _write_pictures(pictures: Sequence[Picture], out: Path) -> None:
+    """One picture goes to ``out``, several to ``<out>-1.png``, ``<out>-2.png``, ..."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures, 1):
+        path = out if len(pictures) == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
+        path.write_bytes(picture.png)
+        print(f"{path}: {picture.title}{'. ' if picture.caption else ''}{picture.caption}")
+
+
+def probe(arguments: Sequence[str]) -> int:
+    """Probes a run's frozen features against an untrained encoder and raw features; writes ``probe.json``."""
+    usage = "jepa probe run=<run folder or checkpoint folder> [key=value ...] [out=<run>/probe.json]"
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    own, overrides = _take(arguments, "run", "out")
+    run_dir, checkpoint = _run_and_checkpoint(_folder(own, usage))
+    request = _configure_as(checkpoint / "config.yaml", overrides)
+    table = _probe(request, checkpoint)
+    out = Path(own.get("out", run_dir / "probe.json"))
+    from jepa_core.train.outcome import probe_summary
+
+    out.write_text(json.dumps({"checkpoint": str(checkpoint), **probe_summary(table)}, indent=1), encoding="utf-8")
+    print(out)
+    return 0
+
+
+def _probe(request: Request, checkpoint: Path) -> Any:
+    """The probe's table, printed."""
+    import torch
+
+    from jepa_core.monitor.console import Console
+    from jepa_core.train import checkpoint as checkpoints
+    from jepa_core.train.launch import choose_device
+    from jepa_core.train.outcome import show_probe
+    from jepa_core.train.run import build_method
+
+    settings, modality = request.settings, request.modality
+    device_name, reason = choose_device(settings.trainer.device, 1)
+    device = torch.device(device_name)
+    trained = build_method(settings, modality)
+    checkpoints.load_into(trained, checkpoints.load_model(checkpoint), str(checkpoint))
+    untrained = build_method(settings, modality)
+    console = Console(1, settings.logging, enabled=True)
+    with console:
+        console.choices([("checkpoint", str(checkpoint), ""), ("device", device_name, reason)])
+        table = modality.probe(settings, trained.to(device).eval(), untrained.to(device).eval(), device)
+        if table is None:
+            raise ConfigError(
+                f"run: expected a run whose modality can probe it, got {checkpoint}: nothing to probe with"
+            )
+        show_probe(console, table)
+    return table
+
+
+def _folder(own: dict[str, str], usage: str) -> Path:
+    if "run" not in own:
+        raise ConfigError(f"run: expected run=<folder>, got none; usage: {usage}")
+    folder = Path(own["run"])
+    if not folder.is_dir():
+        raise ConfigError(f"run: expected the folder of a run, got {str(folder)!r}: no such folder")
+    return folder
+
+
+def _run_and_checkpoint(folder: Path) -> tuple[Path, Path]:
+    """Run folder and checkpoint folder; of a run, its newest whole checkpoint."""
+    from jepa_core.train import checkpoint as checkpoints
+
+    if folder.resolve().parent.name == "checkpoints":
+        return folder.resolve().parent.parent, folder
+    return folder, checkpoints.newest(folder, lambda text: print(f"jepa: {text}", file=sys.stderr))
+
+
+def _configure_as(config: Path, overrides: Sequence[str]) -> Request:
+    """The settings a run was made with, then ``overrides``."""
+    from jepa_core.config import compose, recipe_layers
+    from jepa_core.plugins import find_modality
+
+    name = recipe_layers(config)[-1].values.get("modality")
+    modality = find_modality(str(name))
+    _say_repeated(overrides)
+    return Request(modality, compose(modality.schema, config, overrides))
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Writes a run's ``report.html`` anew."""
+    usage = "jepa report run=<run folder>"
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    own, overrides = _take(arguments, "run")
+    if overrides:
+        raise ConfigError(f"{overrides[0].partition('=')[0]}: unknown key; usage: {usage}")
+    folder = _folder(own, usage)
+    from jepa_core.report.html import write_report
+
+    print(write_report(folder))
+    return 0
+
+
+def list_installed(arguments: Sequence[str]) -> int:
+    """Lists modalities, recipes, versions and load failures."""
+    if set(arguments) - {"-h", "--help"}:
+        raise ConfigError(f"jepa list takes no arguments, got {arguments[0]!r}")
+    from jepa_core.help import listing
+
+    print("usage: jepa list" if arguments else listing())
+    return 0
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; usage: {self.format_usage().removeprefix('usage: ')}")
+
+
+def data(arguments: Sequence[str]) -> int:
+    """Runs a command that a modality brings, such as a viewer; its parser's ``run`` default is what is called."""
+    from jepa_core.plugins import LoadFailure, modalities
+
+    parser = _OneLineParser(prog="jepa data", description="Commands that the installed modalities bring.")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    for name, modality in modalities().items():
+        if isinstance(modality, LoadFailure):
+            print(f"jepa: modality {name} fails to load: {modality.error}", file=sys.stderr)
+        else:
+            modality.add_commands(commands)
+    parsed = parser.parse_args(list(arguments))
+    with value_errors_are_users():
+        return int(parsed.run(parsed) or 0)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: what runs it, and one line for ``jepa --help``."""
+
+    run: Callable[[Sequence[str]], int]
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
+    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>"),
+    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>"),
+    "masks": Verb(masks, "draw the masks of one batch: jepa masks modality=<name> out=masks.png"),
+    "data": Verb(data, "look at data: commands the modalities bring"),
+    "list": Verb(list_installed, "modalities, recipes, versions"),
+}

@@ -1,0 +1,91 @@
+"""What ``jepa --help`` and ``jepa train modality=<name> --help`` print."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from jepa_core import __version__
+from jepa_core.config import known_keys
+from jepa_core.plugins import LoadFailure, distribution, installed, modalities, recipes
+from jepa_core.schema import Key
+from jepa_core.settings import RunSettings
+
+if TYPE_CHECKING:  # contracts import torch, which takes seconds
+    from jepa_core.contracts import Modality
+
+
+def overview(verbs: dict[str, str]) -> str:
+    """The page of ``jepa --help``: verbs with their summaries, examples, modalities by name only."""
+    width = max(map(len, verbs))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in verbs.items()]
+    names = ", ".join(installed()) or "none (pip install ./packages/core ./packages/lidar)"
+    example = next(iter(installed()), "lidar")
+    return "\n".join(
+        [
+            f"jepa {__version__}: joint-embedding predictive architectures for every sensor",
+            "",
+            "usage: jepa <verb> key=value ...",
+            "",
+            *lines,
+            "",
+            "examples:",
+            f"  jepa train modality={example}",
+            f"  jepa train modality={example} recipe=quickstart trainer.max_steps=50 name=first",
+            f"  jepa train modality={example} --help      recipes and all keys",
+            f"  accelerate launch -m jepa_core train modality={example}",
+            "",
+            f"modalities: {names}",
+            "JEPA_TRACEBACK=1 shows the traceback behind an error line.",
+        ]
+    )
+
+
+def listing() -> str:
+    """The page of ``jepa list``: modalities with versions, recipes and load failures."""
+    blocks = [f"jepa-core {__version__}"]
+    for name, modality in modalities().items():
+        head = f"{name}  ({distribution(name)})"
+        if isinstance(modality, LoadFailure):
+            blocks.append(f"{head}\n  fails to load: {modality.error}")
+        else:
+            blocks.append(f"{head}\n{recipe_lines(modality)}")
+    if len(blocks) == 1:
+        blocks.append("no modality is installed; for example: pip install ./packages/core ./packages/lidar")
+    return "\n\n".join(blocks)
+
+
+def recipe_lines(modality: Modality) -> str:
+    """One line a recipe: name and summary."""
+    found = recipes(modality)
+    width = max(map(len, found), default=0)
+    return "\n".join(f"  {name:<{width}}  {recipe.summary}" for name, recipe in found.items())
+
+
+def keys_page(verb: str, modality: Modality, settings: RunSettings) -> str:
+    """Recipes of a modality, then every key with its value in ``settings``, its type and what it is."""
+    title = f"usage: jepa {verb} modality={modality.name} [recipe=<name or file.yaml>] [key=value ...]"
+    values = f"keys, with their values in recipe={settings.recipe}:"
+    known = known_keys(type(settings)).values()
+    entries = [_entry(key, attrgetter(key.path)(settings)) for key in known]
+    return "\n".join([title, "", "recipes:", recipe_lines(modality), "", values, *entries])
+
+
+def _entry(key: Key, value: Any) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    text = f"{key.doc} [{key.expected}]" if key.doc else f"[{key.expected}]"
+    body = textwrap.fill(text, width, initial_indent="      ", subsequent_indent="      ")
+    return f"  {key.path}={_as_typed(value)}\n{body}"
+
+
+def _as_typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_as_typed(inner)}' for name, inner in value.items())}}}"
+    return str(value)
