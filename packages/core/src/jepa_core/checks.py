@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
@@ -113,7 +113,7 @@ def validate_run(settings: RunSettings) -> None:
 
 
 def _validate_section(path: str, section: Any) -> None:
-    """Calls a section's own check; its message is given the section's path unless it has it."""
+    """Calls a section's own check; a message that starts with a key of the section is given the section's path."""
     validate = getattr(section, "validate", None)
     if validate is None:
         return
@@ -121,7 +121,10 @@ def _validate_section(path: str, section: Any) -> None:
         validate()
     except ValueError as error:
         message = str(error)
-        raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from error
+        if not path or message.startswith(f"{path}."):
+            raise ConfigError(message) from error
+        of_a_key = message.partition(":")[0] in [field.name for field in fields(section)]
+        raise ConfigError(f"{path}{'.' if of_a_key else ': '}{message}") from error
 
 
 def hint(name: str, names: Sequence[str]) -> str:
