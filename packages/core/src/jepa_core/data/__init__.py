@@ -1,0 +1,1 @@
+"""Reading samples: a resumable order, a loader whose randomness ignores the worker count, and the quarantine."""
