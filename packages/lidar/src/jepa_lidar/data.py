@@ -1,0 +1,276 @@
+"""LiDAR data sets: a folder of recorded scans, and simulated scenes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_core.contracts import BadSample
+from jepa_core.seeds import sample_seed
+from jepa_lidar.augment import Augment, augmented
+from jepa_lidar.geometry import Boxes, VoxelGrid
+from jepa_lidar.readers import FORMATS, read_scan, scan_format
+from jepa_lidar.simulate import Scene, Sensor, simulate_scene
+from jepa_lidar.voxels import Points, join_scans
+
+REAR = "#rear"
+_SCANS_TABLE, _BOXES_TABLE = "scans.csv", "boxes_lidar.csv"
+_BOX_COLUMNS = ("x", "y", "z", "length", "width", "height", "yaw")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One sample of a folder.
+
+    Attributes:
+        index: its place in the data set.
+        sample_id: path relative to the root, and ``#rear`` for the rear half of a scan.
+        group: folder of the file relative to the root; scans of one group may be consecutive.
+        number: the last number in the file's name (frame or time stamp), else its place in the group.
+        path: the file.
+        rear: whether it is the rear half, turned to the front.
+    """
+
+    index: int
+    sample_id: str
+    group: str
+    number: int
+    path: Path
+    rear: bool
+
+
+class LidarScans:
+    """Every scan below a folder, in natural order; no labels needed.
+
+    A folder that holds ``scans.csv`` or ``boxes_lidar.csv`` keeps its scans in folders named ``scans``; other folders
+    below it (uncropped copies, format samples) do not count.
+
+    Args:
+        root: searched recursively, through links too.
+        grid: scans are cut to its range.
+        augment: random views; None = the scan as it is.
+        halves: a scan of a group recorded over 360 degrees gives two samples, its front and its rear half turned to
+            the front. For grids that begin at the sensor (x = 0).
+        intensity_scale: see :func:`jepa_lidar.readers.read_scan`.
+
+    Raises:
+        ValueError: no such folder, no scan in it, or ``halves`` with a grid that looks behind.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        grid: VoxelGrid,
+        augment: Augment | None = None,
+        halves: bool = False,
+        intensity_scale: float | None = None,
+    ) -> None:
+        self.root, self.grid, self.augment, self.intensity_scale = Path(root), grid, augment, intensity_scale
+        if halves and grid.low_m[0] < 0:
+            raise ValueError(f"halves: expected a grid that begins at x = 0, got {grid.name} from {grid.low_m[0]} m")
+        self._frames = _list_frames(self.root, halves)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def sample_id(self, index: int) -> str:
+        """Path relative to the root, the same on every machine."""
+        return self._frames[index].sample_id
+
+    def group(self, index: int) -> str:
+        """Folder of the scan: samples of one group must not stand on both sides of a split."""
+        return self._frames[index].group
+
+    def frames(self, group: str | None = None) -> tuple[Frame, ...]:
+        """The samples of a group, or of all, in order: to split a drive in time with a gap between the parts."""
+        return tuple(frame for frame in self._frames if group is None or frame.group == group)
+
+    def subset(self, indices: Sequence[int]) -> LidarScans:
+        """The same data set with these samples only, in this order."""
+        chosen = object.__new__(LidarScans)
+        chosen.__dict__.update(self.__dict__)
+        chosen._frames = tuple(
+            Frame(place, f.sample_id, f.group, f.number, f.path, f.rear)
+            for place, f in enumerate(self._frames[index] for index in indices)
+        )
+        return chosen
+
+    def load(self, index: int, seed: int) -> NDArray[np.float32]:
+        """Points ``[P, F]`` in range, F as the grid's ``point_features``; BadSample says what is wrong with a file."""
+        frame = self._frames[index]
+        scan = read_scan(frame.path, self.intensity_scale)
+        try:
+            points = scan.columns(self.grid.point_features)
+        except KeyError as missing:
+            raise BadSample(
+                f"{frame.path}: grid {self.grid.name} expects the point feature {missing}, got {', '.join(scan.fields)}"
+            ) from None
+        if bad := int((~np.isfinite(points)).any(axis=1).sum()):
+            raise BadSample(
+                f"{frame.path}: expected finite point features, got {bad} of {len(points)} rows with NaN or inf"
+            )
+        if frame.rear:
+            points[:, :2] *= -1.0
+        return _cut(points, self.grid, self.augment, seed, str(frame.path))
+
+    def collate(self, samples: Sequence[NDArray[np.float32]]) -> Points:
+        """The points of several scans, one after another."""
+        return join_scans(samples)
+
+    def boxes_for(self, index: int) -> Boxes | None:
+        """Labelled boxes of a sample; None where nothing is labelled: no table beside it, or a rear half."""
+        frame = self._frames[index]
+        return None if frame.rear else recorded_boxes(frame.path)
+
+
+class SimulatedScans:
+    """Simulated scenes as a data set.
+
+    Args:
+        count: scenes.
+        grid: scans are cut to its range.
+        sensor: see :func:`sensor_for`.
+        fresh: a new scene every epoch (from the seed :meth:`load` is given); otherwise the same ``count`` scenes.
+        seed: data sets of different seeds share no scene.
+        augment: random views; None = the scan as it is.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        grid: VoxelGrid,
+        sensor: Sensor,
+        fresh: bool,
+        seed: int = 0,
+        augment: Augment | None = None,
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"SimulatedScans: expected at least 1 scene, got {count}")
+        if grid.point_features != ("x", "y", "z", "intensity"):
+            raise ValueError(
+                f"SimulatedScans: the simulator gives x, y, z, intensity, grid {grid.name} wants {grid.point_features}"
+            )
+        self.count, self.grid, self.sensor, self.fresh = count, grid, sensor, fresh
+        self.seed, self.augment = seed, augment
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sample_id(self, index: int) -> str:
+        """``simulated-<seed>-<index>``."""
+        return f"simulated-{self.seed}-{index:06d}"
+
+    def group(self, index: int) -> str:
+        """Every scene is a recording of its own."""
+        return self.sample_id(index)
+
+    def scene(self, index: int) -> Scene:
+        """The fixed scene of this index with its exact boxes: uncut, not augmented."""
+        return simulate_scene(sample_seed(self.seed, 0, self.sample_id(index)), self.sensor)
+
+    def load(self, index: int, seed: int) -> NDArray[np.float32]:
+        """Points ``[P, 4]`` in range."""
+        scene = simulate_scene(seed, self.sensor) if self.fresh else self.scene(index)
+        return _cut(scene.points, self.grid, self.augment, seed, self.sample_id(index))
+
+    def collate(self, samples: Sequence[NDArray[np.float32]]) -> Points:
+        """The points of several scans, one after another."""
+        return join_scans(samples)
+
+
+def sensor_for(grid: VoxelGrid, beams: int = 64) -> Sensor:
+    """The simulated sensor that fills a grid: the front half for one that begins at x = 0, else the full circle."""
+    full_circle = grid.low_m[0] < 0
+    return Sensor(azimuths=1024 if full_circle else 512, beams=beams, full_circle=full_circle)
+
+
+def recorded_boxes(path: Path) -> Boxes | None:
+    """Boxes of a scan ``<drive>/<folder>/<frame>.*`` from ``<drive>/boxes_lidar.csv``; None without such a table."""
+    table = path.parent.parent / _BOXES_TABLE
+    if not path.stem.isdecimal() or not table.is_file():
+        return None
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["frame"]) == int(path.stem)]
+    values = np.array([[float(row[name]) for name in _BOX_COLUMNS] for row in rows], dtype=np.float32)
+    return Boxes(values.reshape(-1, 7), tuple(row["class"] for row in rows))
+
+
+def _cut(
+    points: NDArray[np.float32], grid: VoxelGrid, augment: Augment | None, seed: int, name: str
+) -> NDArray[np.float32]:
+    if augment is not None:
+        points = augmented(points, augment, seed)
+    kept = points[grid.inside(points).numpy()]
+    if len(kept) == 0:
+        raise BadSample(
+            f"{name}: expected points in the range of grid {grid.name} ({grid.low_m} to {grid.high_m} m), "
+            f"got none of {len(points)}"
+        )
+    return kept
+
+
+def _list_frames(root: Path, halves: bool) -> tuple[Frame, ...]:
+    endings = ", ".join(FORMATS)
+    if not root.is_dir():
+        raise ValueError(f"data.root: expected a folder with LiDAR scans ({endings}), got {root}, which is no folder")
+    paths = sorted(_scan_files(root), key=lambda path: _natural(path.relative_to(root).as_posix()))
+    if not paths:
+        raise ValueError(f"data.root: expected LiDAR scans ({endings}) below {root}, got none")
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
+    found: list[tuple[str, str, int, Path, bool]] = []
+    for group, members in groups.items():
+        sides = (False, True) if halves and _full_circle(members) else (False,)
+        for place, path in enumerate(members):
+            name = path.relative_to(root).as_posix()
+            number = _number(path, place)
+            found.extend((name + REAR if rear else name, group, number, path, rear) for rear in sides)
+    return tuple(Frame(index, *entry) for index, entry in enumerate(found))
+
+
+def _scan_files(root: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    listed: set[Path] = set()  # folders below a table, where only folders named "scans" count
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        if _SCANS_TABLE in files or _BOXES_TABLE in files or here.parent in listed:
+            listed.add(here)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if here in listed and here.name != "scans":
+            continue
+        yield from (here / name for name in files if not name.startswith(".") and scan_format(here / name))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key by which ``scan_2`` comes before ``scan_10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _number(path: Path, place: int) -> int:
+    ending = scan_format(path) or ""
+    numbers = re.findall(r"\d+", path.name[: len(path.name) - len(ending)])
+    return int(numbers[-1]) if numbers else place
+
+
+def _full_circle(members: Sequence[Path]) -> bool:
+    """Whether a group's scans look behind the sensor, judged by the first one that can be read."""
+    for path in members:
+        try:
+            x = read_scan(path).points[:, 0]
+        except BadSample:
+            continue  # not lost: it is still a sample, and load() reports it
+        return bool((x < -1.0).mean() > 0.1)
+    return False
