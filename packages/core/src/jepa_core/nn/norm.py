@@ -93,10 +93,10 @@ class JointBatchNorm(_BatchNorm):
     def _update_running(self, mean_C: Tensor, squares_C: Tensor, count: Tensor) -> None:
         enough = count > 1
         # A weight of zero leaves the statistics as they are, without asking the device how many rows there were.
-        weight = torch.where(enough, self.blend, 0.0)
+        weight = self.blend * enough.to(self.running_mean.dtype)
         unbiased_C = squares_C / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), weight.to(self.running_mean.dtype))
-        self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), weight.to(self.running_var.dtype))
+        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), weight)
         self.num_batches_tracked.add_(enough.long())
 
     def _normalise(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:

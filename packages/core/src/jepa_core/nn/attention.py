@@ -1,0 +1,54 @@
+"""Multi-head self-attention (arXiv 1706.03762, section 3.2) over tokens of which some may not be real."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jepa_core.nn.position import Rotation
+
+
+class Attention(nn.Module):
+    """Self-attention with fused queries, keys and values; scale is ``head_width ** -0.5``.
+
+    Args:
+        width: D of the tokens.
+        heads: number of heads.
+        head_width: channels of a head; None = ``width / heads``. Set it where they do not multiply to the width.
+        qkv_bias: learn a bias for queries, keys and values.
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int | None = None, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if head_width is None and width % heads:
+            raise ValueError(f"Attention: expected heads to divide the width {width}, got {heads}; or set head_width")
+        self.heads = heads
+        self.head_width = width // heads if head_width is None else head_width
+        inner = heads * self.head_width
+        self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
+        self.proj = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+        """Tokens ``[B, N, D]`` to ``[B, N, D]``.
+
+        Args:
+            x: tokens; those not valid must be finite.
+            valid: bool ``[B, N]``, who may be attended to; None = all, without a mask tensor (fast kernels).
+            rotation: rotary positions of the tokens, applied to queries and keys.
+        """
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(valid))
+        return self.proj(out.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+def key_mask(valid: Tensor | None) -> Tensor | None:
+    """Bool ``[B, 1, 1, N]`` of the keys that may be attended to.
+
+    A sample without any real token attends to all: a softmax over nothing would be NaN, and nobody reads its tokens.
+    """
+    if valid is None:
+        return None
+    return (valid | ~valid.any(1, keepdim=True))[:, None, None, :]

@@ -1,0 +1,163 @@
+"""The mask-token predictor of I-JEPA (arXiv 2301.08243, section 3, "Prediction") and V-JEPA (arXiv 2404.08471).
+
+Each target block is its own sequence that repeats the context: context tokens attend to mask tokens, so what is
+computed for the context cannot be shared between blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from jepa_core.contracts import Condition, Sites, Tokens
+from jepa_core.lattice import Lattice
+from jepa_core.nn.position import Pairing, Rotation, rotary, sin_cos
+from jepa_core.nn.transformer import Transformer, clean, init_linear
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One stretch of the sequences.
+
+    Attributes:
+        tokens: ``[B, K, n, E]``; K is 1 for what every block repeats.
+        valid: bool ``[B, K, n]``; None = all.
+        coordinates: on the lattice, ``[B, K, n, axes]``.
+    """
+
+    tokens: Tensor
+    valid: Tensor | None
+    coordinates: Tensor
+
+
+def _join(parts: list[Tensor], blocks: int) -> Tensor:
+    """``[B, 1 or K, n, ...]`` stretches to sequences ``[B * K, sum n, ...]``."""
+    return torch.cat([x.expand(-1, blocks, *x.shape[2:]) for x in parts], dim=2).flatten(0, 1)
+
+
+def _join_valid(parts: list[_Part], blocks: int) -> Tensor | None:
+    if all(part.valid is None for part in parts):
+        return None
+    masks = [part.tokens.new_ones(part.tokens.shape[:3], dtype=torch.bool) for part in parts]
+    masks = [mask if part.valid is None else part.valid for mask, part in zip(masks, parts, strict=True)]
+    return _join(masks, blocks)
+
+
+class TransformerPredictor(nn.Module):
+    """Predicts features at target sites from context tokens; keeps the contract ``Predictor``.
+
+    Context tokens are projected to the predictor's width; a target is one learned mask token plus its position; a
+    condition, where there is one, joins as projected tokens, placed along the first axis only.
+
+    Args:
+        lattice: of contexts and targets.
+        input_width: D of the context tokens.
+        width: E inside.
+        depth, heads, head_width, mlp_hidden, recompute: of the transformer.
+        output_width: D of the predictions; None = ``input_width``.
+        condition_width: A of the condition tokens; None = there is no condition.
+        positions: ``sin_cos`` (added) or ``rotary``.
+        order: channel order of the axes for ``sin_cos``, see :func:`jepa_core.nn.position.sin_cos`.
+        pairing: for ``rotary``, see :func:`jepa_core.nn.position.rotary`.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        input_width: int,
+        width: int = 384,
+        depth: int = 6,
+        heads: int = 12,
+        head_width: int | None = None,
+        mlp_hidden: int | None = None,
+        output_width: int | None = None,
+        condition_width: int | None = None,
+        positions: Literal["sin_cos", "rotary"] = "sin_cos",
+        order: tuple[str, ...] | None = None,
+        pairing: Pairing = "interleaved",
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        if positions not in ("sin_cos", "rotary"):
+            raise ValueError(f"positions: expected sin_cos or rotary, got {positions!r}")
+        self.lattice = lattice
+        self.positions = positions
+        self.pairing: Pairing = pairing
+        self.head_width = width // heads if head_width is None else head_width
+        self.code = sin_cos(lattice, width, order)
+        coordinates = lattice.coordinates(torch.arange(lattice.count)).double()
+        # Not saved: it follows from the lattice, and a saved one would pin the lattice's size.
+        self.register_buffer("table", self.code(coordinates).float(), persistent=False)
+        self.embed = nn.Linear(input_width, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.condition_embed = None if condition_width is None else nn.Linear(condition_width, width)
+        self.transformer = Transformer(width, depth, heads, mlp_hidden, head_width, recompute=recompute)
+        self.project = nn.Linear(width, input_width if output_width is None else output_width)
+        self._init()
+
+    def _init(self) -> None:
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for layer in (self.embed, self.condition_embed, self.project):
+            if layer is not None:
+                init_linear(layer)
+
+    def forward(self, context: Tokens, targets: Sites, condition: Condition | None = None) -> Tensor:
+        """Context ``[B, N, D]``, targets ``[B, K, M]`` to predictions ``[B, K, M, D']``.
+
+        What is not valid influences no valid prediction; a prediction at a target that is not valid means nothing.
+        """
+        self._check(context, condition)
+        batch, blocks, sites = targets.ids.shape
+        parts = [self._context(context), self._targets(targets)]
+        if condition is not None:
+            parts.append(self._condition(condition))
+        tokens = _join([part.tokens for part in parts], blocks)
+        out = self.transformer(tokens, _join_valid(parts, blocks), self._rotation(parts, blocks))
+        start = context.features.shape[1]
+        return self.project(out[:, start : start + sites]).view(batch, blocks, sites, -1)
+
+    def _check(self, context: Tokens, condition: Condition | None) -> None:
+        if context.lattice.sizes != self.lattice.sizes:
+            raise ValueError(
+                f"predictor: expected a lattice of {self.lattice.sizes} sites, got {context.lattice.sizes}: "
+                "build the predictor for the encoder's lattice"
+            )
+        if (condition is None) != (self.condition_embed is None):
+            expected, got = ("no condition", "one") if self.condition_embed is None else ("a condition", "none")
+            raise ValueError(f"predictor: expected {expected}, got {got}: set condition_width to match the batches")
+
+    def _place(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        return tokens + self.table[ids].to(tokens.dtype) if self.positions == "sin_cos" else tokens
+
+    def _context(self, context: Tokens) -> _Part:
+        sites = context.sites
+        tokens = self._place(self.embed(clean(context.features, sites.valid)), sites.ids)
+        return _Part(tokens[:, None], _block_of_one(sites.valid), self.lattice.coordinates(sites.ids)[:, None].float())
+
+    def _targets(self, targets: Sites) -> _Part:
+        tokens = self._place(self.mask_token.expand(*targets.ids.shape, -1), targets.ids)
+        return _Part(tokens, targets.valid, self.lattice.coordinates(targets.ids).float())
+
+    def _condition(self, condition: Condition) -> _Part:
+        assert self.condition_embed is not None
+        tokens = self.condition_embed(clean(condition.features, condition.valid))
+        coordinates = torch.zeros(*tokens.shape[:2], len(self.lattice.axes), device=tokens.device)
+        if condition.at is not None:
+            coordinates[..., 0] = condition.at
+            if self.positions == "sin_cos":
+                tokens = tokens + self.code.along(0, condition.at.float()).to(tokens.dtype)
+        return _Part(tokens[:, None], _block_of_one(condition.valid), coordinates[:, None])
+
+    def _rotation(self, parts: list[_Part], blocks: int) -> Rotation | None:
+        if self.positions != "rotary":
+            return None
+        return rotary(_join([part.coordinates for part in parts], blocks), self.head_width, self.pairing)
+
+
+def _block_of_one(valid: Tensor | None) -> Tensor | None:
+    return None if valid is None else valid[:, None]

@@ -1,0 +1,190 @@
+"""The pre-norm transformer of ViT (arXiv 2010.11929, eq. 2 to 4): blocks, a stack of them, and its initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from jepa_core.nn.attention import Attention
+from jepa_core.nn.position import Rotation
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear; ``[..., D]`` to ``[..., D]``."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` to ``[..., D]``."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel, near zero at first (CaiT, arXiv 2103.17239, eq. 3)."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` to ``[..., D]``."""
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples in training (stochastic depth, arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path: expected a rate in [0, 1), got {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, D]``; what is kept is divided by the chance to be kept."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        return x * kept / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """``x += Attn(LN(x))``, then ``x += MLP(LN(x))``.
+
+    Args:
+        width: D.
+        heads: attention heads.
+        mlp_hidden: width inside the MLP; None = 4 D.
+        head_width: channels of a head; None = D / heads.
+        qkv_bias: learn a bias for queries, keys and values.
+        layer_scale: first value of the factors on both branches; None = no factors.
+        drop_path: chance that a branch is dropped for a sample.
+        eps: of the layer norms.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_hidden: int | None = None,
+        head_width: int | None = None,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads, head_width, qkv_bias)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, 4 * width if mlp_hidden is None else mlp_hidden)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, D]``; arguments as in :meth:`Attention.forward`."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), valid, rotation)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a final layer norm.
+
+    Args:
+        width, heads, mlp_hidden, head_width, qkv_bias, layer_scale, eps: of each :class:`Block`.
+        depth: number of blocks.
+        drop_path: rate of the last block; it grows linearly from 0.
+        recompute: keep no activations inside a block and compute them again in backward: less memory, same result.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_hidden: int | None = None,
+        head_width: int | None = None,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_hidden, head_width, qkv_bias, layer_scale, rate, eps) for rate in rates
+        )
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.recompute = recompute
+        self.apply(init_linear)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+        """Tokens ``[B, N, D]`` to normalised tokens ``[B, N, D]``.
+
+        Args:
+            x: tokens, positions added already unless they are rotary.
+            valid: bool ``[B, N]``; tokens that are not valid influence no valid one. None = all are.
+            rotation: rotary positions.
+        """
+        return self.forward_layers(x, (), valid, rotation)[0]
+
+    def forward_layers(
+        self, x: Tensor, layers: Sequence[int], valid: Tensor | None = None, rotation: Rotation | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """As :meth:`forward`, and the outputs of chosen blocks before any norm.
+
+        Args:
+            x, valid, rotation: as in :meth:`forward`.
+            layers: blocks counted from 0, or from the end when negative.
+        """
+        depth = len(self.blocks)
+        for layer in layers:
+            if not -depth <= layer < depth:
+                raise ValueError(f"layers: expected {-depth} to {depth - 1}, got {layer}")
+        x = clean(x, valid)
+        outputs = []
+        for block in self.blocks:
+            x = self._run(block, x, valid, rotation)
+            outputs.append(x)
+        return self.norm(x), {layer: outputs[layer] for layer in layers}
+
+    def _run(self, block: nn.Module, x: Tensor, valid: Tensor | None, rotation: Rotation | None) -> Tensor:
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return block(x, valid, rotation)
+        out: Tensor = checkpoint(block, x, valid, rotation, use_reentrant=False)
+        return out
+
+
+def clean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Tokens ``[B, N, D]`` with zeros where not valid: weight 0 times infinity would still be NaN."""
+    return x if valid is None else torch.where(valid[..., None], x, 0.0)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Weights of a linear layer from N(0, 0.02) cut at 2, biases 0. For ``module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def scale_residuals_by_depth(transformer: Transformer) -> None:
+    """Divides the output weights of both branches of block l, counted from 1, by ``sqrt(2 l)``.
+
+    V-JEPA 2 trains from it. I-JEPA and V-JEPA define it too, but their training scripts draw all linear layers again
+    afterwards, so models comparable with theirs leave it out.
+    """
+    for number, block in enumerate(transformer.blocks, start=1):
+        assert isinstance(block, Block)
+        block.attn.proj.weight.div_((2 * number) ** 0.5)
+        block.mlp.fc2.weight.div_((2 * number) ** 0.5)

@@ -1,0 +1,143 @@
+"""The mask-token predictor: positions matter, blocks are separate, what is not valid has no influence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jepa_core.contracts import Condition, Sites, Tokens
+from jepa_core.lattice import Lattice
+from jepa_core.nn.predictor import TransformerPredictor
+
+GRID = Lattice(("t", "y", "x"), (2, 4, 5), (1.0,) * 3, ("s", "px", "px"), (0.0,) * 3)
+POSITIONS = ["sin_cos", "rotary"]
+
+
+def build(positions: str, condition_width: int | None = None) -> TransformerPredictor:
+    torch.manual_seed(0)
+    predictor = TransformerPredictor(
+        GRID, 12, width=24, depth=2, heads=3, condition_width=condition_width,
+        positions=positions,  # type: ignore[arg-type]  # parametrised over both literals
+    )  # fmt: skip
+    # At the small initial weights attention is nearly uniform; larger ones let every influence show.
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.mul_(5) if parameter.ndim > 1 else parameter
+    return predictor
+
+
+def context(batch: int = 2, valid: torch.Tensor | None = None) -> Tokens:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.stack([torch.randperm(GRID.count, generator=generator)[:9] for _ in range(batch)])
+    return Tokens(torch.randn(batch, 9, 12, generator=generator), Sites(ids, valid), GRID)
+
+
+def targets(batch: int = 2) -> Sites:
+    generator = torch.Generator().manual_seed(2)
+    return Sites(torch.randint(GRID.count, (batch, 3, 4), generator=generator))
+
+
+def action(batch: int = 2) -> Condition:
+    features = torch.randn(batch, 2, 7, generator=torch.Generator().manual_seed(3))
+    return Condition(features, torch.tensor([[0.0, 1.0]]).expand(batch, -1))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_target_positions_matter(positions: str) -> None:
+    predictor, sites = build(positions), targets()
+    out = predictor(context(), sites)
+    assert out.shape == (2, 3, 4, 12)
+    moved = replace(sites, ids=(sites.ids + 7) % GRID.count)
+    assert (predictor(context(), moved) - out).abs().max() > 1e-3
+    same = replace(sites, ids=sites.ids[:, :, :1].expand(-1, -1, 4))
+    torch.testing.assert_close(predictor(context(), same).std(2), torch.zeros(2, 3, 12), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_context_positions_and_features_matter(positions: str) -> None:
+    predictor, tokens = build(positions), context()
+    out = predictor(tokens, targets())
+    moved = replace(tokens, sites=replace(tokens.sites, ids=tokens.sites.ids.flip(1)))
+    assert (predictor(moved, targets()) - out).abs().max() > 1e-3
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(4))
+    shuffled = Tokens(tokens.features[:, order], Sites(tokens.sites.ids[:, order]), GRID)
+    torch.testing.assert_close(predictor(shuffled, targets()), out, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_each_block_is_its_own_sequence(positions: str) -> None:
+    predictor, sites = build(positions), targets()
+    together = predictor(context(), sites)
+    for block in range(3):
+        alone = predictor(context(), Sites(sites.ids[:, block : block + 1]))
+        torch.testing.assert_close(together[:, block : block + 1], alone, atol=1e-5, rtol=1e-4)
+    flipped = predictor(context(), Sites(sites.ids.flip(2))).flip(2)
+    torch.testing.assert_close(flipped, together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_what_is_not_valid_influences_nothing(positions: str) -> None:
+    predictor, sites, act = build(positions, 7), targets(), action()
+    keep_context = torch.arange(9).expand(2, -1) < torch.tensor([[5], [9]])
+    keep_targets = torch.arange(4).expand(2, 3, -1) < torch.tensor([2, 4, 0])[None, :, None]
+    keep_action = torch.tensor([[True, False], [True, True]])
+    tokens = context(valid=keep_context)
+    sites, act = replace(sites, valid=keep_targets), replace(act, valid=keep_action)
+    out = predictor(tokens, sites, act)
+    features = torch.where(keep_context[..., None], tokens.features, float("nan")).requires_grad_()
+    spoiled = Tokens(features, Sites(torch.where(keep_context, tokens.sites.ids, 0), keep_context), GRID)
+    spoiled_sites = replace(sites, ids=torch.where(keep_targets, sites.ids, 1))
+    spoiled_act = replace(act, features=torch.where(keep_action[..., None], act.features, float("inf")))
+    again = predictor(spoiled, spoiled_sites, spoiled_act)
+    assert torch.equal(again[keep_targets], out[keep_targets])
+    assert again.isfinite().all()
+    again[keep_targets].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in predictor.parameters())
+    short = Tokens(tokens.features[:1, :5], Sites(tokens.sites.ids[:1, :5]), GRID)
+    one = Condition(act.features[:1, :1], act.at[:1, :1] if act.at is not None else None)
+    alone = predictor(short, Sites(sites.ids[:1, :1, :2]), one)
+    torch.testing.assert_close(out[:1, :1, :2], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_conditions_and_their_places_matter(positions: str) -> None:
+    predictor, act = build(positions, 7), action()
+    out = predictor(context(), targets(), act)
+    assert (predictor(context(), targets(), replace(act, features=-act.features)) - out).abs().max() > 1e-3
+    swapped = replace(act, at=torch.tensor([[1.0, 0.0]]).expand(2, -1))
+    assert (predictor(context(), targets(), swapped) - out).abs().max() > 1e-4
+    whole = predictor(context(), targets(), replace(act, at=None))
+    assert whole.shape == out.shape
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("condition_width", [None, 7])
+def test_every_parameter_learns(positions: str, condition_width: int | None) -> None:
+    predictor = build(positions, condition_width)
+    predictor(context(), targets(), None if condition_width is None else action()).square().sum().backward()
+    for name, parameter in predictor.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_output_width_and_autocast() -> None:
+    predictor = TransformerPredictor(GRID, 12, width=24, depth=1, heads=3, output_width=5, positions="rotary")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = predictor(context(), targets())
+    assert out.shape == (2, 3, 4, 5)
+    assert out.isfinite().all()
+    assert "table" not in predictor.state_dict()
+
+
+def test_wrong_use_is_named() -> None:
+    predictor = build("sin_cos")
+    other = replace(context(), lattice=replace(GRID, sizes=(2, 5, 4)))
+    with pytest.raises(ValueError, match=r"expected a lattice of \(2, 4, 5\)"):
+        predictor(other, targets())
+    with pytest.raises(ValueError, match="expected no condition"):
+        predictor(context(), targets(), action())
+    with pytest.raises(ValueError, match="expected a condition"):
+        build("sin_cos", 7)(context(), targets())
+    with pytest.raises(ValueError, match="sin_cos or rotary"):
+        build("rope")

@@ -1,0 +1,116 @@
+"""Attention and the transformer: what is not valid has no influence, order has none, every parameter learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jepa_core.nn.attention import Attention
+from jepa_core.nn.position import rotary
+from jepa_core.nn.transformer import Block, DropPath, Transformer, scale_residuals_by_depth
+
+
+def tokens(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_attention_equals_the_textbook_one() -> None:
+    torch.manual_seed(0)
+    ours, theirs = Attention(24, 4), nn.MultiheadAttention(24, 4, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
+        theirs.in_proj_bias.copy_(ours.qkv.bias)
+        theirs.out_proj.load_state_dict(ours.proj.state_dict())
+    x, valid = tokens(2, 7, 24), torch.rand(2, 7, generator=torch.Generator().manual_seed(1)) < 0.7
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0], atol=1e-6, rtol=1e-5)
+    expected = theirs(x, x, x, key_padding_mask=~valid)[0]
+    torch.testing.assert_close(ours(x, valid), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_head_width_need_not_multiply_to_the_width() -> None:
+    assert Attention(20, 3, head_width=8)(tokens(2, 5, 20)).shape == (2, 5, 20)
+    assert Attention(20, 3, head_width=8, qkv_bias=False).qkv.bias is None
+    with pytest.raises(ValueError, match="divide the width 20"):
+        Attention(20, 3)
+
+
+@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
+def test_tokens_that_are_not_valid_influence_nothing(garbage: float) -> None:
+    torch.manual_seed(0)
+    model = Transformer(16, 3, 2)
+    x, valid = tokens(3, 9, 16), torch.ones(3, 9, dtype=torch.bool)
+    valid[0, 4:], valid[1, ::2], valid[2] = False, False, False
+    spoiled = torch.where(valid[..., None], x, garbage).requires_grad_()
+    expected, got = model(x, valid), model(spoiled, valid)
+    assert torch.equal(got[valid], expected[valid])
+    got[valid].sum().backward()
+    assert spoiled.grad is not None and spoiled.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(got[0, :4], model(x[:1, :4])[0], atol=1e-6, rtol=1e-5)
+
+
+def test_order_of_tokens_does_not_matter_when_positions_move_along() -> None:
+    torch.manual_seed(0)
+    model = Transformer(16, 2, 2)
+    x, order, places = tokens(2, 6, 16), torch.tensor([3, 0, 5, 1, 4, 2]), torch.arange(12.0).view(1, 6, 2)
+    places = places.expand(2, -1, -1)
+    got = model(x[:, order], rotation=rotary(places[:, order], 8))
+    torch.testing.assert_close(got, model(x, rotation=rotary(places, 8))[:, order], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(model(x), model(x, rotation=rotary(places, 8)), atol=1e-5)
+
+
+def test_chosen_layers_are_block_outputs_before_the_norm() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(16, 3, 2), tokens(2, 4, 16)
+    out, layers = model.forward_layers(x, (0, 2, -1))
+    assert torch.equal(layers[0], model.blocks[0](x))
+    assert torch.equal(layers[-1], layers[2])
+    assert torch.equal(model.norm(layers[-1]), out)
+    with pytest.raises(ValueError, match="expected -3 to 2"):
+        model.forward_layers(x, (3,))
+
+
+def test_recomputation_changes_no_gradient() -> None:
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = Transformer(16, 3, 2, layer_scale=0.1, drop_path=0.5, recompute=recompute)
+        torch.manual_seed(1)
+        model(tokens(4, 5, 16)).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert all(gradient is not None and gradient.any() for gradient in gradients[0])
+
+
+def test_drop_path_keeps_the_mean_and_rests_in_eval() -> None:
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    x = torch.ones(4000, 2, 3)
+    out = drop(x)
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(out[:, 0, 0], out[:, 1, 2])
+    assert torch.equal(drop.eval()(x), x)
+    rates = [module.rate for module in Transformer(8, 5, 2, drop_path=0.2).modules() if isinstance(module, DropPath)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_initialisation_and_its_depth_scaling() -> None:
+    torch.manual_seed(0)
+    model = Transformer(256, 3, 4)
+    before = [block.attn.proj.weight.std().item() for block in model.modules() if isinstance(block, Block)]
+    assert before == pytest.approx([0.02] * 3, rel=0.02)
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+    scale_residuals_by_depth(model)
+    after = [block.mlp.fc2.weight.std().item() for block in model.modules() if isinstance(block, Block)]
+    assert after == pytest.approx([0.02 / (2 * n) ** 0.5 for n in (1, 2, 3)], rel=0.02)
+
+
+def test_state_dict_keys_are_those_of_published_vits() -> None:
+    expected = {
+        "norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight", "attn.proj.bias",
+        "norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias",
+    }  # fmt: skip
+    assert set(Block(8, 2).state_dict()) == expected
+    assert set(Block(8, 2, layer_scale=1e-5).state_dict()) == expected | {"ls1.gamma", "ls2.gamma"}
