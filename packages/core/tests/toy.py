@@ -128,7 +128,7 @@ class ToyModality:
 
     def probe(self, config: Any, trained: Any, untrained: Any, device: torch.device) -> ProbeTable:
         """The distance between encoder weights and those at the start, so that a test sees which is which."""
-        moved = float((trained.encoder[0].weight - untrained.encoder[0].weight).abs().sum())
+        moved = (trained.encoder[0].weight - untrained.encoder[0].weight).detach().abs().sum().item()
         rows = {
             "trained": {"distance": Measurement(moved, 0.1)},
             "untrained": {"distance": Measurement(0.0)},

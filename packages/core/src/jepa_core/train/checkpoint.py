@@ -1,0 +1,223 @@
+"""Checkpoints: a folder of safetensors and JSON, written beside and renamed, checked by SHA-256 before it is believed.
+
+``checkpoints/step-<n>/`` holds ``model.safetensors`` (the method's state dict, target encoder included),
+``optimizer.safetensors`` and ``optimizer.json``, ``rng-<rank>.safetensors``, ``trainer_state.json``,
+``config.yaml`` and ``manifest.json`` (format version and checksums). Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jepa_core.errors import UserError
+
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used, or none where one is needed."""
+
+
+class _Torn(Exception):
+    """A checkpoint that was not written to its end, or changed since."""
+
+
+@dataclass
+class Checkpoint:
+    """All that a run needs to go on exactly.
+
+    Attributes:
+        step: optimiser steps done.
+        model: the method's state dict.
+        optimizer: tensors by ``<parameter name>/<entry>``.
+        optimizer_scalars: what of the optimiser is no tensor.
+        rng: random state of each process.
+        state: position, monitor, counters: JSON-able.
+        config_text: the run's configuration.
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    optimizer_scalars: dict[str, Any]
+    rng: list[dict[str, Tensor]]
+    state: dict[str, Any]
+    config_text: str = ""
+    path: Path | None = field(default=None, compare=False)
+
+
+def model_tensors(method: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a method, ready for safetensors.
+
+    Tensors that share memory (tied weights) are written once under each of their names, so that any reader finds them.
+    """
+    seen: set[int] = set()
+    out = {}
+    for name, value in method.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state_dict(): {name} is {type(value).__name__}, expected a tensor: nothing is pickled")
+        tensor = value.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        out[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return out
+
+
+def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes a checkpoint beside its place, renames it, and removes all but the newest ``keep`` (0 = keep all)."""
+    folder = run_dir / "checkpoints"
+    final, partial = folder / f"step-{checkpoint.step}", folder / f".step-{checkpoint.step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write(partial, checkpoint)
+    if final.exists():  # a torn one, or the same step once more
+        shutil.rmtree(final)
+    partial.rename(final)
+    _sync(folder)
+    for old in _folders(run_dir)[keep:] if keep else []:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    save_file(checkpoint.model, folder / "model.safetensors")
+    save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
+    for rank, rng in enumerate(checkpoint.rng):
+        save_file(rng, folder / f"rng-{rank}.safetensors")
+    state = {"step": checkpoint.step, "processes": len(checkpoint.rng), **checkpoint.state}
+    (folder / "trainer_state.json").write_text(json.dumps(state, indent=1))
+    (folder / "optimizer.json").write_text(json.dumps(checkpoint.optimizer_scalars, indent=1))
+    (folder / "config.yaml").write_text(checkpoint.config_text, encoding="utf-8")
+    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    for name in sums:
+        _sync(folder / name)
+    manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "sha256": sums}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _sync(folder / _MANIFEST)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file or folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest step first."""
+    found = [path for path in (run_dir / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: -int(path.name[5:]))
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run has any checkpoint, whole or torn."""
+    return bool(_folders(run_dir))
+
+
+def newest(run_dir: Path, warn: Callable[[str], None]) -> Path:
+    """The newest whole checkpoint of a run; each torn one that is passed over is said.
+
+    Raises:
+        CheckpointError: there is none, or it was written by a newer version.
+    """
+    for folder in _folders(run_dir):
+        try:
+            check(folder)
+        except _Torn as reason:
+            warn(f"checkpoint {folder} is torn ({reason}): using the one before it")
+            continue
+        return folder
+    raise CheckpointError(f"{run_dir}: no whole checkpoint to go on from; start a new run with resume=null")
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint; raises when a file is missing or changed, or the format is newer."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        version, sums = int(manifest["format_version"]), manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _Torn(f"{_MANIFEST} cannot be read: {type(error).__name__}") from None
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder}: format {version} is newer than {FORMAT_VERSION} here: install a newer jepa-core"
+        )
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            raise _Torn(f"{name} is missing")
+        if _sha256(folder / name) != expected:
+            raise _Torn(f"{name} differs from its checksum")
+    return manifest
+
+
+def load(folder: Path) -> Checkpoint:
+    """Reads a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: it is torn, or of a newer format.
+    """
+    try:
+        check(folder)
+    except _Torn as reason:
+        raise CheckpointError(
+            f"{folder} is torn ({reason}): resume from another checkpoint, or from the run folder"
+        ) from None
+    state = json.loads((folder / "trainer_state.json").read_text())
+    processes = state.pop("processes")
+    return Checkpoint(
+        step=state.pop("step"),
+        model=load_file(folder / "model.safetensors"),
+        optimizer=load_file(folder / "optimizer.safetensors"),
+        optimizer_scalars=json.loads((folder / "optimizer.json").read_text()),
+        rng=[load_file(folder / f"rng-{rank}.safetensors") for rank in range(processes)],
+        state=state,
+        config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
+        path=folder,
+    )
+
+
+def load_model(folder: Path) -> dict[str, Tensor]:
+    """The method's state dict alone, for embedding and probing; checked like :func:`load`."""
+    try:
+        check(folder)
+    except _Torn as reason:
+        raise CheckpointError(f"{folder} is torn ({reason}): use another checkpoint") from None
+    return load_file(folder / "model.safetensors")
+
+
+def load_into(method: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Strict load; a difference is told by name in one line."""
+    try:
+        method.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise CheckpointError(f"{origin} does not fit this configuration: {lines}") from None
+
+
+def set_newer_aside(run_dir: Path, step: int) -> list[Path]:
+    """Renames checkpoints beyond ``step`` to ``set-aside-step-<n>``, so that they are not taken for the new course."""
+    moved = []
+    for folder in _folders(run_dir):
+        if int(folder.name[5:]) > step:
+            target = folder.with_name(f"set-aside-{folder.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            moved.append(folder.rename(target))
+    return moved

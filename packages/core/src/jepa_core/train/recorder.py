@@ -1,0 +1,59 @@
+"""Where a run's figures go: ``metrics.jsonl``, the trackers, the console; written by process 0 alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
+
+from jepa_core.errors import ConfigError
+from jepa_core.monitor.console import Console
+from jepa_core.monitor.loggers import MetricsFile
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that Accelerate does not know or that are not installed: it would leave them out silently."""
+    installed = sorted(str(name) for name in get_available_trackers())
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise ConfigError(f"logging.trackers: expected some of {known}, got {name!r}")
+        if name not in installed:
+            raise ConfigError(
+                f"logging.trackers: {name} is not installed; install it, or leave it out "
+                f"(installed: {', '.join(installed) or 'none'}; logging.trackers=[] for none)"
+            )
+
+
+class Recorder:
+    """Takes figures on all processes, writes them on process 0.
+
+    Args:
+        run_dir: the run folder.
+        trackers: names that :func:`check_trackers` has let pass.
+        after_step: lines of later steps, from before a resume, are dropped.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, console: Console, run_dir: Path, trackers: Sequence[str], after_step: int
+    ) -> None:
+        self._accelerator, self._console = accelerator, console
+        self._file: MetricsFile | None = None
+        if accelerator.is_main_process:
+            self._file = MetricsFile(run_dir / "metrics.jsonl")
+            self._file.truncate_after(after_step)
+        # The run folder is known only after the processes agreed on it, hence after the Accelerator was made.
+        accelerator.project_configuration.set_directories(str(run_dir))
+        accelerator.log_with = filter_trackers(list(trackers), str(run_dir))
+        accelerator.init_trackers("trackers")
+
+    def write(self, step: int, metrics: Mapping[str, float], headline: str) -> None:
+        """One step's figures and the monitor's headline."""
+        if self._file is None:
+            return
+        self._file.append(step, metrics)
+        self._accelerator.log({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
+        self._console.update(step, metrics, headline)

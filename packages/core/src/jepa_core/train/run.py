@@ -1,0 +1,144 @@
+"""One run from settings to report: what ``jepa train`` calls, on every process."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jepa_core.contracts import Method, Modality, SampleSource
+from jepa_core.data.move import to_device
+from jepa_core.errors import UserError, value_errors_are_users
+from jepa_core.monitor.console import Console
+from jepa_core.settings import RunSettings
+from jepa_core.train import checkpoint as checkpoints
+from jepa_core.train import dry_run, launch, outcome, state
+from jepa_core.train.environment import describe_environment
+from jepa_core.train.folder import RunFolder, check_shared, open_folder
+from jepa_core.train.launch import Launch
+from jepa_core.train.meter import peak_rss_mib
+from jepa_core.train.recorder import check_trackers
+from jepa_core.train.trainer import Parts, Trainer, check_settings, summary
+
+
+def run_training(config: RunSettings, modality: Modality, config_text: str) -> int:
+    """Trains, probes and reports.
+
+    Args:
+        config: the modality's settings.
+        modality: the plug-in.
+        config_text: the same settings as YAML, kept with the run.
+
+    Returns:
+        The exit code: 0 when done, or stopped by a signal after saving. Processes other than 0 return an error's code
+        and leave the telling to process 0.
+
+    Raises:
+        UserError: on process 0; its ``exit_code`` is 3 for a loss that is not finite, 4 for a collapse.
+    """
+    check_settings(config)
+    check_trackers(config.logging.trackers)
+    started = launch.start(config.trainer)
+    with value_errors_are_users():
+        console = Console(config.trainer.max_steps, config.logging, enabled=started.rank == 0)
+    try:
+        with console:
+            code = _run(config, modality, config_text, started, console)
+    except UserError as error:
+        started.accelerator.end_training()
+        if started.rank == 0:
+            raise
+        return error.exit_code
+    started.accelerator.end_training()
+    return code
+
+
+def build_method(config: RunSettings, modality: Modality) -> Any:
+    """The method with the initial weights that this seed gives, on the CPU."""
+    state.seed_everything(config.seed, 0, 0)
+    with value_errors_are_users():
+        return modality.build(config)
+
+
+def _run(config: RunSettings, modality: Modality, config_text: str, started: Launch, console: Console) -> int:
+    control = started.control
+    folder = control.first(lambda: open_folder(config, console.warn))
+    control.agree(lambda: check_shared(folder.path))
+    if started.rank == 0:
+        _write_head(folder.path, config_text, started)
+    source, method = control.agree(lambda: _build(config, modality))
+    parts = Parts(method, source, config, config_text, started, folder.path, console)
+    with value_errors_are_users():
+        trainer = Trainer(parts)
+    own = [("run folder", str(folder.path), folder.reason), *started.choices, *trainer.choices]
+    console.choices([*own, *modality.choices(config)])
+    if config.dry_run:
+        dry_run.show(trainer, parts)
+        return 0
+    if folder.resume_from is not None:
+        _resume(trainer, folder, console)
+    if not trainer.train():
+        return 0
+    # From here process 0 works alone: without a group nothing it calls can wait for processes that have left.
+    started.accelerator.end_training()
+    if started.rank == 0:
+        _finish(config, modality, trainer, parts)
+    return 0
+
+
+def _build(config: RunSettings, modality: Modality) -> tuple[SampleSource, Any]:
+    with value_errors_are_users():
+        source = modality.sources(config)
+    return source, build_method(config, modality)
+
+
+def _write_head(run_dir: Path, config_text: str, started: Launch) -> None:
+    (run_dir / "config.yaml").write_text(config_text, encoding="utf-8")
+    facts = {**describe_environment(started.world), "choices": [list(row) for row in started.choices]}
+    (run_dir / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def _resume(trainer: Trainer, folder: RunFolder, console: Console) -> None:
+    assert folder.resume_from is not None
+    origin = folder.resume_from
+    trainer.restore(trainer.launch.control.agree(lambda: checkpoints.load(origin)))
+    console.message(f"resumed {origin} at step {trainer.step}")
+    for aside in trainer.launch.control.first(lambda: checkpoints.set_newer_aside(folder.path, trainer.step)):
+        console.warn(f"a checkpoint beyond step {trainer.step} was set aside as {aside}")
+
+
+def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Parts) -> None:
+    """Pictures, probe, result and report; every part of it reads the trained method in eval mode."""
+    from jepa_core.report.html import write_report  # only here: plotting is slow to import
+
+    device, console = trainer.launch.device, parts.console
+    trainer.method.eval()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    outcome.release(device)
+    batch = trainer.last_batch or dry_run.first_batch(parts)
+    with torch.no_grad():
+        outcome.write_pictures(parts.run_dir, modality.pictures(config, trainer.method, to_device(batch, device)))
+    untrained: Method = build_method(config, modality).to(device).eval()
+    console.message("probing the trained encoder against an untrained one and raw features")
+    start_s = time.perf_counter()
+    table = modality.probe(config, trainer.method, untrained, device)
+    figures = {
+        "modality": config.modality,
+        "recipe": config.recipe,
+        **summary(trainer),
+        "probe_seconds": time.perf_counter() - start_s,
+        "peak_rss_mib": peak_rss_mib(),
+        "bad_samples": len(trainer.quarantine.bad),
+        "checkpoint": str(trainer.last_checkpoint),
+    }
+    verdict = trainer.monitor.verdict()
+    outcome.write_result(parts.run_dir, figures, verdict, table)
+    report = write_report(parts.run_dir)
+    console.close()
+    if table is not None:
+        outcome.show_probe(console, table)
+    console.message(f"Verdict: {verdict.sentence}")
+    console.message(f"Report: {report}")

@@ -1,0 +1,81 @@
+"""Optimiser and random state as plain tensors and JSON, so that a checkpoint needs no pickle."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_core.seeds import sample_seed
+from jepa_core.train.checkpoint import CheckpointError
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State by ``<parameter name>/<entry>``: tensors, and the rest with the groups' settings."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {"state": {}, "groups": []}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for entry, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}/{entry}"] = value.detach().cpu().contiguous().clone()
+                else:
+                    scalars["state"][f"{name}/{entry}"] = value
+        scalars["groups"].append({key: value for key, value in group.items() if key != "params"})
+    return tensors, json.loads(json.dumps(scalars))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    """Puts stored state back by parameter name; torch moves it to each parameter's device."""
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    by_name: dict[str, dict[str, Any]] = {}
+    for key, value in {**tensors, **scalars["state"]}.items():
+        name, entry = key.rsplit("/", 1)
+        by_name.setdefault(name, {})[entry] = value
+    unknown = sorted(set(by_name) - set(names))
+    if unknown:
+        raise CheckpointError(f"the optimiser state names parameters that this method has not: {', '.join(unknown)}")
+    state = {place: by_name[name] for place, name in enumerate(names) if name in by_name}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of torch's, NumPy's and Python's generators in this process."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    out = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_place": torch.tensor([position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        out["cuda"] = torch.cuda.get_rng_state()
+    return out
+
+
+def load_random_state(state: dict[str, Tensor]) -> None:
+    """Puts back what :func:`random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    version, *words = state["python"].tolist()
+    gauss = state["python_gauss"].tolist()
+    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    position, has_gauss = state["numpy_place"].tolist()
+    keys = state["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, position, has_gauss, state["numpy_gauss"].item()))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def seed_everything(seed: int, step: int, rank: int) -> None:
+    """Seeds all generators of this process from (seed, step, rank): processes must not draw the same dropout."""
+    value = sample_seed(seed, step, f"process {rank}")
+    torch.manual_seed(value)
+    random.seed(value)
+    np.random.seed(value % 2**32)

@@ -1,0 +1,43 @@
+"""Being asked to stop: SIGTERM and Ctrl-C save at the next step; a second Ctrl-C leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+# A launcher passes Ctrl-C on to processes that the terminal has told already: this fast, it is the same key press.
+_SAME_PRESS_S = 1.0
+
+
+class StopRequest:
+    """Notes signals while it is entered; the trainer asks :attr:`name` at each step."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._time_s = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # Python takes handlers in the main thread only; elsewhere the caller's stay in charge
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        second = number == signal.SIGINT and self.name == "SIGINT" and time.monotonic() - self._time_s > _SAME_PRESS_S
+        if second:
+            os._exit(130)
+        if not self.name:
+            self._time_s = time.monotonic()
+        self.name = signal.Signals(number).name

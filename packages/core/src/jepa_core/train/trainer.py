@@ -1,0 +1,358 @@
+"""The training loop: one wrapped method, gradient accumulation, schedules, checkpoints; it never looks inside a batch.
+
+A step takes ``accumulation`` micro-batches on every process. Each loss is divided by their number, and the wrapper
+averages gradients over processes: a method's loss must be the mean over the micro-batch joined over processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepa_core.contracts import Batch, Losses, SampleSource
+from jepa_core.data.loader import Loader, choose_workers
+from jepa_core.data.move import to_device
+from jepa_core.data.quarantine import Quarantine
+from jepa_core.data.sampler import Sampler
+from jepa_core.distributed import sum_over_processes
+from jepa_core.errors import CollapseError, ConfigError, DataError
+from jepa_core.monitor.collapse import CollapseMonitor
+from jepa_core.monitor.console import Console
+from jepa_core.monitor.verdict import TOTAL
+from jepa_core.settings import RunSettings
+from jepa_core.train import checkpoint as checkpoints
+from jepa_core.train import optim, state
+from jepa_core.train.checkpoint import Checkpoint
+from jepa_core.train.launch import Choice, Launch
+from jepa_core.train.meter import Meter
+from jepa_core.train.recorder import Recorder
+from jepa_core.train.schedule import rates_at
+from jepa_core.train.stop import StopRequest
+from jepa_core.train.watch import FiniteWatch
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer works with.
+
+    Attributes:
+        method: on the CPU, in float32; moved and wrapped here.
+        source: the training data.
+        config: the run's settings.
+        config_text: the same as YAML, kept in each checkpoint.
+        launch: processes and device.
+        run_dir: the run folder.
+        console: talks on process 0 only.
+    """
+
+    method: Any
+    source: SampleSource
+    config: RunSettings
+    config_text: str
+    launch: Launch
+    run_dir: Path
+    console: Console
+
+
+def check_settings(config: RunSettings) -> None:
+    """Refuses impossible trainer and optimiser settings by name."""
+    least = {"max_steps": 1, "batch_size": 1, "accumulation": 1, "log_every": 1, "checkpoint_every": 0}
+    for name, minimum in {**least, "keep_checkpoints": 0, "clip_norm": 0}.items():
+        if getattr(config.trainer, name) < minimum:
+            raise ConfigError(f"trainer.{name}: expected at least {minimum}, got {getattr(config.trainer, name)}")
+    if config.monitor.every < 0:
+        raise ConfigError(f"monitor.every: expected at least 0, got {config.monitor.every}")
+    optim.check_settings(config.optimizer)
+
+
+class Trainer:
+    """Trains a method to ``trainer.max_steps``; :meth:`restore` first to go on from a checkpoint."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.config, self.launch, self.console = parts.config, parts.launch, parts.console
+        self.run_dir, self.method, self._config_text = parts.run_dir, parts.method, parts.config_text
+        self._source = parts.source
+        settings, launch = parts.config.trainer, parts.launch
+        self.method.to(launch.device).train()
+        self.groups = list(self.method.parameter_groups())
+        optim.check_groups(self.method, self.groups)
+        self.optimizer, kernel, reason = optim.build_optimizer(self.groups, parts.config.optimizer, launch.device)
+        self.workers, workers_reason = choose_workers(parts.config.data.workers, launch.local_world)
+        self.choices: list[Choice] = [
+            ("optimiser", kernel, reason),
+            ("loader workers", str(self.workers), workers_reason),
+        ]
+        self.step, self.seconds = 0, 0.0
+        self._position = 0
+        self.monitor = CollapseMonitor(parts.config.monitor)
+        self.quarantine = Quarantine(
+            parts.run_dir / "quarantine.jsonl",
+            len(parts.source),
+            parts.config.data.max_bad_fraction,
+            launch.control.gather,
+            launch.rank,
+        )
+        self.samples_per_step = settings.batch_size * settings.accumulation * launch.world
+        self.last_batch: Batch | None = None
+        self.last_checkpoint: Path | None = None
+        self.latest: dict[str, float] = {}
+        state.seed_everything(parts.config.seed, 0, launch.rank)
+
+    # ------------------------------------------------------------------------------------------- resume and save
+
+    def restore(self, stored: Checkpoint) -> None:
+        """Goes on from a checkpoint; what cannot be exact is said."""
+        if stored.state["seed"] != self.config.seed:
+            raise ConfigError(
+                f"seed: this run began with {stored.state['seed']}, got {self.config.seed}; keep it to resume"
+            )
+        checkpoints.load_into(self.method, stored.model, str(stored.path))
+        state.load_optimizer(self.optimizer, stored.optimizer, stored.optimizer_scalars)
+        self.step, self.seconds = stored.step, stored.state["seconds"]
+        self._position = stored.state["global_position"]
+        self.monitor.load_state_dict(stored.state["monitor"])
+        self.last_checkpoint = stored.path
+        if len(stored.rng) == self.launch.world:
+            state.load_random_state(stored.rng[self.launch.rank])
+        else:
+            state.seed_everything(self.config.seed, self.step, self.launch.rank)
+        self._tell_differences(stored)
+
+    def _shape(self) -> dict[str, int]:
+        """The settings that an exact resume must keep."""
+        settings = self.config.trainer
+        return {
+            "processes": self.launch.world,
+            "trainer.batch_size": settings.batch_size,
+            "trainer.accumulation": settings.accumulation,
+            "trainer.max_steps": settings.max_steps,
+        }
+
+    def _tell_differences(self, stored: Checkpoint) -> None:
+        for name, before in stored.state["shape"].items():
+            now = self._shape()[name]
+            if now != before:
+                self.console.warn(
+                    f"resumed with {name}={now} instead of {before}: the samples go on where they stopped, "
+                    f"but the run is no longer bit for bit the one that was interrupted"
+                )
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the present step; all processes must call it."""
+        control = self.launch.control
+        rng = control.gather(state.random_state())
+        keep = self.config.trainer.keep_checkpoints
+        self.last_checkpoint = control.first(lambda: checkpoints.save(self.run_dir, self._checkpoint(rng), keep))
+        return self.last_checkpoint
+
+    def _checkpoint(self, rng: list[dict[str, Tensor]]) -> Checkpoint:
+        tensors, scalars = state.optimizer_tensors(self.optimizer)
+        values = {
+            "global_position": self._position,
+            "seed": self.config.seed,
+            "shape": self._shape(),
+            "seconds": self.seconds,
+            "monitor": self.monitor.state_dict(),
+        }
+        model = checkpoints.model_tensors(self.method)
+        return Checkpoint(self.step, model, tensors, scalars, rng, values, self._config_text)
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def train(self) -> bool:
+        """Runs to the last step.
+
+        Returns:
+            True when all steps are done; False when a signal stopped the run after saving.
+
+        Raises:
+            DataError, DivergenceError, CollapseError: on all processes.
+        """
+        if self.step >= self.config.trainer.max_steps:
+            return True
+        self._open()
+        try:
+            with StopRequest() as stop:
+                done = self._loop(stop)
+        finally:
+            self._loader.close()
+            # Takes the autocast wrapper off again: probes and pictures use the method as it was built.
+            self.launch.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+        return done
+
+    def _open(self) -> None:
+        """What exists only while training: the wrapped method, the loader, the files."""
+        config, launch = self.config, self.launch
+        if config.trainer.compile:
+            compile_blocks(self.method)
+        self._wrapped = launch.accelerator.prepare(self.method)
+        sampler = Sampler(
+            len(self._source), config.seed, config.trainer.batch_size, launch.rank, launch.world, self._position
+        )
+        self._loader = Loader(self._source, sampler, config.seed, self.workers, pin=launch.device.type == "cuda")
+        self._recorder = Recorder(
+            launch.accelerator, self.console, self.run_dir, config.logging.trackers, after_step=self.step
+        )
+        self._watch, self._gradients = FiniteWatch(launch.control), optim.GradientCheck(self.groups)
+        self._meter = Meter(self.samples_per_step, launch.device)
+
+    def _loop(self, stop: StopRequest) -> bool:
+        start_s, before_s = time.perf_counter(), self.seconds
+        while self.step < self.config.trainer.max_steps:
+            with self._meter.waiting():
+                window, stopping = self._fetch(stop)
+            losses, norm = self._take_step(window)
+            self.seconds = before_s + time.perf_counter() - start_s
+            self._after_step(window, losses, norm)
+            if self._checkpoint_is_due() or stopping:
+                self._watch.check(str(self.last_checkpoint or "none"))
+                self.save()
+            if stopping and self.step < self.config.trainer.max_steps:
+                self._meet_bad_samples()
+                self.console.message(f"{stop.name or 'a signal'}: saved {self.last_checkpoint}; go on with resume=auto")
+                return False
+        self._meet_bad_samples()
+        return True
+
+    def _fetch(self, stop: StopRequest) -> tuple[list[Batch], bool]:
+        """The micro-batches of the coming step, and whether any process was asked to stop."""
+        window, failure = [], ""
+        try:
+            for _ in range(self.config.trainer.accumulation):
+                window.append(self._loader.next())
+        except DataError as error:
+            failure = str(error)
+        # One agreement a step: a process that stopped or failed alone would leave the others waiting for ever.
+        stopping, failed = self.launch.control.total([int(bool(stop.name)), int(bool(failure))])
+        if failed:
+            raise DataError(next(filter(None, self.launch.control.gather(failure))))
+        for batch in window:
+            self.quarantine.add(batch.rejected, self.step + 1)
+        return [to_device(batch, self.launch.device) for batch in window], bool(stopping)
+
+    def _take_step(self, window: list[Batch]) -> tuple[list[Losses], Tensor]:
+        """Forward, backward, clip, optimiser, target update; no host synchronisation."""
+        step, settings = self.step + 1, self.config.trainer
+        optim.apply_rates(self.optimizer, rates_at(step, settings.max_steps, self.config.optimizer))
+        self._join_counts(window)
+        losses = []
+        for k, batch in enumerate(window):
+            last = k == len(window) - 1
+            with contextlib.nullcontext() if last else self.launch.accelerator.no_sync(self._wrapped):
+                out: Losses = self._wrapped(batch, step)
+                self.launch.accelerator.backward(out.total / len(window))
+            losses.append(out)
+        norm = self._clip()
+        self._tell_silent_parameters()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(step)
+        self.step, self._position = step, self._loader.global_position
+        self._meter.step()
+        return losses, norm
+
+    @torch.no_grad()
+    def _join_counts(self, window: list[Batch]) -> None:
+        """Target counts over all processes and micro-batches, where they differ between micro-batches."""
+        if len(window) == 1:
+            return  # a method joins a single micro-batch over processes by itself
+        counts = [self.method.target_counts(batch) for batch in window]
+        joint = None if counts[0] is None else sum_over_processes(torch.stack(counts).sum(0))
+        for batch in window:
+            batch.joint_counts, batch.micro_batches = joint, len(window)
+
+    def _clip(self) -> Tensor:
+        """The gradient norm before clipping."""
+        parameters = [parameter for group in self.groups for _, parameter in group.parameters]
+        limit = self.config.trainer.clip_norm or math.inf
+        # An infinite limit leaves gradients as they are: the factor is clamped to 1.
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def _tell_silent_parameters(self) -> None:
+        silent = self._gradients.observe()
+        if silent:
+            self.console.warn(f"parameters that got no gradient in the first steps: {', '.join(silent)}")
+
+    # ------------------------------------------------------------------------------------------------- figures
+
+    def _after_step(self, window: list[Batch], losses: list[Losses], norm: Tensor) -> None:
+        """Notes, measures, logs; then the checks that may end the run, at the same steps on all processes."""
+        self.last_batch = window[-1]
+        self._watch.note(self.step, [loss.total for loss in losses], norm, window)
+        log = self.step == 1 or self.step % self.config.trainer.log_every == 0 or self._is_last()
+        every = self.config.monitor.every
+        measure = every > 0 and self.step % every == 0
+        if not (log or measure):
+            return
+        terms = self._joined_terms(losses)
+        metrics = self.monitor.observe(self.step, losses[-1].monitor, terms) if measure else {}
+        verdict = self.monitor.verdict()
+        if log:
+            metrics = {**terms, **self._figures(norm), **metrics}
+        self.latest.update(metrics)
+        self._recorder.write(self.step, metrics, verdict.headline if every else "")
+        if log:
+            self._meet_bad_samples()
+            self._watch.check(str(self.last_checkpoint or "none"))
+        if self.config.monitor.stop_on_collapse and verdict.state == TOTAL:
+            saved = self.save()
+            raise CollapseError(
+                f"{verdict.sentence} Stopped by monitor.stop_on_collapse at step {self.step}; saved {saved}"
+            )
+
+    def _is_last(self) -> bool:
+        return self.step == self.config.trainer.max_steps
+
+    def _joined_terms(self, losses: list[Losses]) -> dict[str, float]:
+        """Loss and terms, averaged over micro-batches and processes, with one host synchronisation."""
+        names = list(losses[0].terms)
+        rows = [torch.stack([loss.total.detach(), *(loss.terms[name] for name in names)]).float() for loss in losses]
+        joined = sum_over_processes(torch.stack(rows).mean(0)) / self.launch.world
+        return dict(zip(("loss", *(f"loss/{name}" for name in names)), joined.tolist(), strict=True))
+
+    def _figures(self, norm: Tensor) -> dict[str, float]:
+        rates = rates_at(self.step, self.config.trainer.max_steps, self.config.optimizer)
+        figures = {"lr": rates.lr, "weight_decay": rates.weight_decay, "beta1": rates.beta1, "grad_norm": norm.item()}
+        momentum = getattr(self.method, "momentum_now", None)
+        if momentum is not None and math.isfinite(momentum):
+            figures["ema_momentum"] = float(momentum)
+        return {**figures, **self._meter.read()}
+
+    def _meet_bad_samples(self) -> None:
+        """Joins the quarantine when any process found something new."""
+        if not self.launch.control.total([self.quarantine.waiting])[0]:
+            return
+        for sample_id, reason in self.quarantine.join().items():
+            self.console.warn(f"quarantine: {sample_id}: {reason}; another sample took its place")
+
+    def _checkpoint_is_due(self) -> bool:
+        every = self.config.trainer.checkpoint_every
+        return self._is_last() or (every > 0 and self.step % every == 0)
+
+
+def compile_blocks(method: nn.Module) -> None:
+    """Compiles the blocks a method offers; a whole method is never compiled, its collectives and maps are dynamic."""
+    offered = getattr(method, "compile_blocks", None)
+    if offered is None:
+        raise ConfigError(
+            f"trainer.compile: {type(method).__name__} has no compile_blocks(); use trainer.compile=false"
+        )
+    offered()
+
+
+def summary(trainer: Trainer) -> Mapping[str, float]:
+    """Steps, seconds, and mean samples a second over the whole run, resumes included."""
+    samples = trainer.step * trainer.samples_per_step
+    return {
+        "steps": trainer.step,
+        "seconds": trainer.seconds,
+        "samples_per_s": samples / trainer.seconds if trainer.seconds else 0.0,
+    }
