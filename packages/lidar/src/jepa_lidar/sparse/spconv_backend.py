@@ -35,7 +35,8 @@ def convolve(x: SparseTensor, weight: Tensor, key: str, geometry: Geometry) -> S
     """
     shape = x.shape if geometry.submanifold else output_shape(x.shape, geometry)
     if not len(x.coordinates):
-        empty = x.features.new_zeros(0, weight.shape[-1]) @ weight[:, 0, 0, 0].t().to(x.features.dtype)
+        # spconv refuses to start; any product of no rows keeps both gradients alive, as zeros.
+        empty = x.features.to(weight.dtype) @ weight[:, 0, 0, 0].t()
         return SparseTensor(empty, x.coordinates, shape, x.batch_size, x.maps)
     entry: _Entry | None = x.maps.get(f"spconv:{key}")
     if entry is not None:
