@@ -50,11 +50,9 @@ def test_wheels_hold_all_that_is_no_code(root: Path, wheels: dict[str, Path]) ->
     names = {package: set(zipfile.ZipFile(wheel).namelist()) for package, wheel in wheels.items()}
     for package in PACKAGES:
         source = root / "packages" / package / "src"
-        files = {
-            str(path.relative_to(source))
-            for path in source.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
+        paths = [path for path in source.glob("jepa_*/**/*") if path.is_file() and path.suffix != ".pyc"]
+        relative = [path.relative_to(source) for path in paths]
+        files = {str(path) for path in relative if not any(part.startswith(".") for part in path.parts)}
         assert files <= names[package], files - names[package]
         assert not any("tests" in name for name in names[package])
     assert "jepa_lidar/recipes/quickstart.yaml" in names["lidar"] and "jepa_core/py.typed" in names["core"]
@@ -89,8 +87,8 @@ def test_the_meta_distribution_pulls_every_package_of_this_version(root: Path) -
         package = tomllib.loads(path.read_text())["project"]
         assert pulled[package["name"]] == f"=={package['version']}"
         assert package["requires-python"] == project["requires-python"]
-        source = next((path.parent / "src").iterdir())
-        assert f'__version__ = "{package["version"]}"' in (source / "__init__.py").read_text()
+        (head,) = (path.parent / "src").glob("jepa_*/__init__.py")
+        assert f'__version__ = "{package["version"]}"' in head.read_text()
 
 
 def locked(root: Path) -> dict[str, list[tuple[Version, str | None]]]:
