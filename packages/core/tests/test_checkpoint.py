@@ -32,7 +32,7 @@ def test_what_is_written_is_read_and_no_file_is_a_pickle(tmp_path: Path) -> None
     folder = checkpoints.save(tmp_path, made(5), keep=2)
     assert folder == tmp_path / "checkpoints" / "step-5"
     back = checkpoints.load(folder)
-    assert back.step == 5 and back.state == {"x": 1} and back.config_text == "a: 1" and len(back.rng) == 1
+    assert back.step == 5 and back.state == {"x": 1} and back.config_text == "a: 1" and len(back.processes) == 1
     assert torch.equal(back.model["w"], made(5).model["w"])
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json", ".yaml"}
     assert torch.equal(checkpoints.load_model(folder)["w"], back.model["w"])
@@ -58,7 +58,7 @@ def test_a_torn_checkpoint_is_passed_over_loudly(tmp_path: Path, damage: str) ->
     elif damage == "cut":
         model.write_bytes(model.read_bytes()[:-4])
     elif damage == "missing":
-        (second / "rng-0.safetensors").unlink()
+        (second / "process-0.safetensors").unlink()
     elif damage == "no manifest":
         manifest.unlink()
     else:
@@ -139,10 +139,10 @@ def test_random_state_goes_around_to_the_bit(tmp_path: Path) -> None:
     state.seed_everything(3, 0, 0)
     draw()
     stored = made(1)
-    stored.rng = [state.random_state()]
+    stored.processes = [state.random_state()]
     wanted = draw()
     state.seed_everything(4, 0, 0)
-    state.load_random_state(checkpoints.load(checkpoints.save(tmp_path, stored, keep=0)).rng[0])
+    state.load_random_state(checkpoints.load(checkpoints.save(tmp_path, stored, keep=0)).processes[0])
     assert draw() == wanted
 
 
@@ -152,3 +152,14 @@ def test_processes_draw_different_numbers() -> None:
         state.seed_everything(0, 0, rank)
         drawn.append(torch.rand(4).tolist())
     assert drawn[0] != drawn[1]
+
+
+def test_buffers_that_drifted_apart_come_back_to_their_process() -> None:
+    first, second = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    second(torch.randn(8, 2))
+    own = state.without_equal(state.own_buffers(second), state.own_buffers(first))
+    assert set(own) == {"buffer/running_mean", "buffer/running_var", "buffer/num_batches_tracked"}
+    restored = nn.BatchNorm1d(2)
+    state.load_buffers(restored, own)
+    assert torch.equal(restored.running_mean, second.running_mean)
+    assert not state.without_equal(state.own_buffers(first), state.own_buffers(first))

@@ -175,6 +175,15 @@ def test_compile_needs_blocks(tmp_path: Path) -> None:
     assert offered == [True]
 
 
+def test_accumulation_over_batch_norm_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    method = ToyJepa()
+    method.encoder[1] = torch.nn.BatchNorm1d(6)
+    trainer(settings(max_steps=1), tmp_path, method)
+    assert "batch norm" not in capsys.readouterr().out
+    trainer(settings(max_steps=1, accumulation=2), tmp_path, method)
+    assert "not the same as one larger batch" in capsys.readouterr().out
+
+
 def test_another_seed_or_batch_size_is_told_on_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(settings(max_steps=2), tmp_path).train()
     stored = checkpoints.load(tmp_path / "checkpoints" / "step-2")

@@ -35,6 +35,7 @@ class ToyJepa(nn.Module):
         self.predictor = nn.Sequential(nn.Dropout(dropout), nn.Linear(HIDDEN, HIDDEN))
         self.target = nn.Sequential(nn.Linear(IN, HIDDEN), nn.LayerNorm(HIDDEN)).requires_grad_(False)
         self.target.load_state_dict(self.encoder.state_dict())
+        self.register_buffer("seen", torch.zeros(()))  # differs between processes, as batch norm's statistics do
         self.counts = counts
         self.momentum_now = float("nan")
 
@@ -44,6 +45,7 @@ class ToyJepa(nn.Module):
         return valid
 
     def forward(self, batch: Batch, step: int) -> Losses:
+        self.seen += batch.inputs.detach().sum()
         keep = uniform(batch.seeds, IN, stream=0) > 0.5
         with torch.no_grad():
             target = self.target(batch.inputs)

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, written beside and renamed, checked by SHA-256 before it is believed.
 
 ``checkpoints/step-<n>/`` holds ``model.safetensors`` (the method's state dict, target encoder included),
-``optimizer.safetensors`` and ``optimizer.json``, ``rng-<rank>.safetensors``, ``trainer_state.json``,
+``optimizer.safetensors`` and ``optimizer.json``, ``process-<rank>.safetensors``, ``trainer_state.json``,
 ``config.yaml`` and ``manifest.json`` (format version and checksums). Nothing in it is ever unpickled.
 """
 
@@ -42,7 +42,7 @@ class Checkpoint:
         model: the method's state dict.
         optimizer: tensors by ``<parameter name>/<entry>``.
         optimizer_scalars: what of the optimiser is no tensor.
-        rng: random state of each process.
+        processes: of each process its random state, and its buffers that differ from those of process 0 (batch norm).
         state: position, monitor, counters: JSON-able.
         config_text: the run's configuration.
     """
@@ -51,7 +51,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     optimizer_scalars: dict[str, Any]
-    rng: list[dict[str, Tensor]]
+    processes: list[dict[str, Tensor]]
     state: dict[str, Any]
     config_text: str = ""
     path: Path | None = field(default=None, compare=False)
@@ -93,9 +93,9 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     save_file(checkpoint.model, folder / "model.safetensors")
     save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
-    for rank, rng in enumerate(checkpoint.rng):
-        save_file(rng, folder / f"rng-{rank}.safetensors")
-    state = {"step": checkpoint.step, "processes": len(checkpoint.rng), **checkpoint.state}
+    for rank, own in enumerate(checkpoint.processes):
+        save_file(own, folder / f"process-{rank}.safetensors")
+    state = {"step": checkpoint.step, "processes": len(checkpoint.processes), **checkpoint.state}
     (folder / "trainer_state.json").write_text(json.dumps(state, indent=1))
     (folder / "optimizer.json").write_text(json.dumps(checkpoint.optimizer_scalars, indent=1))
     (folder / "config.yaml").write_text(checkpoint.config_text, encoding="utf-8")
@@ -187,7 +187,7 @@ def load(folder: Path) -> Checkpoint:
         model=load_file(folder / "model.safetensors"),
         optimizer=load_file(folder / "optimizer.safetensors"),
         optimizer_scalars=json.loads((folder / "optimizer.json").read_text()),
-        rng=[load_file(folder / f"rng-{rank}.safetensors") for rank in range(processes)],
+        processes=[load_file(folder / f"process-{rank}.safetensors") for rank in range(processes)],
         state=state,
         config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
         path=folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import dry_run, launch, outcome, state
 from jepa_core.train.environment import describe_environment
 from jepa_core.train.folder import RunFolder, check_shared, open_folder
-from jepa_core.train.launch import Launch
+from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import peak_rss_mib
 from jepa_core.train.recorder import check_trackers
 from jepa_core.train.trainer import Parts, Trainer, check_settings, summary
@@ -68,13 +69,16 @@ def _run(config: RunSettings, modality: Modality, config_text: str, started: Lau
     folder = control.first(lambda: open_folder(config, console.warn))
     control.agree(lambda: check_shared(folder.path))
     if started.rank == 0:
-        _write_head(folder.path, config_text, started)
+        (folder.path / "config.yaml").write_text(config_text, encoding="utf-8")
     source, method = control.agree(lambda: _build(config, modality))
     parts = Parts(method, source, config, config_text, started, folder.path, console)
     with value_errors_are_users():
         trainer = Trainer(parts)
-    own = [("run folder", str(folder.path), folder.reason), *started.choices, *trainer.choices]
-    console.choices([*own, *modality.choices(config)])
+    choices = [("run folder", str(folder.path), folder.reason), *started.choices, *trainer.choices]
+    choices += list(modality.choices(config))
+    console.choices(choices)
+    if started.rank == 0:
+        _write_environment(folder.path, started, choices)
     if config.dry_run:
         dry_run.show(trainer, parts)
         return 0
@@ -95,9 +99,9 @@ def _build(config: RunSettings, modality: Modality) -> tuple[SampleSource, Any]:
     return source, build_method(config, modality)
 
 
-def _write_head(run_dir: Path, config_text: str, started: Launch) -> None:
-    (run_dir / "config.yaml").write_text(config_text, encoding="utf-8")
-    facts = {**describe_environment(started.world), "choices": [list(row) for row in started.choices]}
+def _write_environment(run_dir: Path, started: Launch, choices: list[Choice]) -> None:
+    reasons = {what: f"{choice} ({reason})" for what, choice, reason in choices}
+    facts = {**describe_environment(started.world), "choices": reasons}
     (run_dir / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
@@ -118,7 +122,7 @@ def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Pa
     trainer.method.eval()
     trainer.optimizer.zero_grad(set_to_none=True)
     outcome.release(device)
-    batch = trainer.last_batch or dry_run.first_batch(parts)
+    batch = dry_run.first_batch(parts) if trainer.last_batch is None else trainer.last_batch
     with torch.no_grad():
         outcome.write_pictures(parts.run_dir, modality.pictures(config, trainer.method, to_device(batch, device)))
     untrained: Method = build_method(config, modality).to(device).eval()
@@ -135,6 +139,10 @@ def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Pa
         "checkpoint": str(trainer.last_checkpoint),
     }
     verdict = trainer.monitor.verdict()
+    if config.monitor.every == 0:
+        verdict = replace(
+            verdict, state="not measured", sentence="Not measured: the monitor was off (monitor.every=0)."
+        )
     outcome.write_result(parts.run_dir, figures, verdict, table)
     report = write_report(parts.run_dir)
     console.close()

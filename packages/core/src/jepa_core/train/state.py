@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_core.seeds import sample_seed
 from jepa_core.train.checkpoint import CheckpointError
@@ -71,6 +71,31 @@ def load_random_state(state: dict[str, Tensor]) -> None:
     np.random.set_state(("MT19937", keys, position, has_gauss, state["numpy_gauss"].item()))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def own_buffers(method: nn.Module) -> dict[str, Tensor]:
+    """Buffers by ``buffer/<name>`` on the CPU: the wrapper does not broadcast them, so processes drift apart."""
+    kept = method.state_dict().keys()
+    named = ((name, buffer) for name, buffer in method.named_buffers() if name in kept)
+    return {f"buffer/{name}": buffer.detach().cpu().clone() for name, buffer in named}
+
+
+def without_equal(own: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``own`` without the buffers that equal those of process 0, which the model file holds."""
+    return {
+        name: value
+        for name, value in own.items()
+        if not (name.startswith("buffer/") and torch.equal(value, first[name]))
+    }
+
+
+@torch.no_grad()
+def load_buffers(method: nn.Module, own: dict[str, Tensor]) -> None:
+    """Puts this process's own buffers over those of the model file."""
+    buffers = dict(method.named_buffers())
+    for name, value in own.items():
+        if name.startswith("buffer/"):
+            buffers[name.removeprefix("buffer/")].copy_(value)
 
 
 def seed_everything(seed: int, step: int, rank: int) -> None:

@@ -105,6 +105,7 @@ class Trainer:
         self.last_checkpoint: Path | None = None
         self.latest: dict[str, float] = {}
         state.seed_everything(parts.config.seed, 0, launch.rank)
+        self._tell_batch_norm()
 
     # ------------------------------------------------------------------------------------------- resume and save
 
@@ -120,8 +121,9 @@ class Trainer:
         self._position = stored.state["global_position"]
         self.monitor.load_state_dict(stored.state["monitor"])
         self.last_checkpoint = stored.path
-        if len(stored.rng) == self.launch.world:
-            state.load_random_state(stored.rng[self.launch.rank])
+        if len(stored.processes) == self.launch.world:
+            state.load_random_state(stored.processes[self.launch.rank])
+            state.load_buffers(self.method, stored.processes[self.launch.rank])
         else:
             state.seed_everything(self.config.seed, self.step, self.launch.rank)
         self._tell_differences(stored)
@@ -148,12 +150,15 @@ class Trainer:
     def save(self) -> Path:
         """Writes a checkpoint of the present step; all processes must call it."""
         control = self.launch.control
-        rng = control.gather(state.random_state())
+        buffers = state.own_buffers(self.method) if control.world > 1 else {}
+        everywhere = control.gather({**state.random_state(), **buffers})
+        own = [state.without_equal(part, everywhere[0]) if rank else part for rank, part in enumerate(everywhere)]
+        own[0] = {name: value for name, value in own[0].items() if name not in buffers}
         keep = self.config.trainer.keep_checkpoints
-        self.last_checkpoint = control.first(lambda: checkpoints.save(self.run_dir, self._checkpoint(rng), keep))
+        self.last_checkpoint = control.first(lambda: checkpoints.save(self.run_dir, self._checkpoint(own), keep))
         return self.last_checkpoint
 
-    def _checkpoint(self, rng: list[dict[str, Tensor]]) -> Checkpoint:
+    def _checkpoint(self, processes: list[dict[str, Tensor]]) -> Checkpoint:
         tensors, scalars = state.optimizer_tensors(self.optimizer)
         values = {
             "global_position": self._position,
@@ -163,7 +168,7 @@ class Trainer:
             "monitor": self.monitor.state_dict(),
         }
         model = checkpoints.model_tensors(self.method)
-        return Checkpoint(self.step, model, tensors, scalars, rng, values, self._config_text)
+        return Checkpoint(self.step, model, tensors, scalars, processes, values, self._config_text)
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -276,6 +281,15 @@ class Trainer:
         # An infinite limit leaves gradients as they are: the factor is clamped to 1.
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
+    def _tell_batch_norm(self) -> None:
+        accumulation, world = self.config.trainer.accumulation, self.launch.world
+        found = batch_norms(self.method) if accumulation * world > 1 else []
+        if found:
+            self.console.warn(
+                f"batch norm ({len(found)} layers, the first is {found[0]}) normalises over one micro-batch of one "
+                f"process: accumulation={accumulation} on {world} processes is not the same as one larger batch"
+            )
+
     def _tell_silent_parameters(self) -> None:
         silent = self._gradients.observe()
         if silent:
@@ -336,6 +350,16 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         every = self.config.trainer.checkpoint_every
         return self._is_last() or (every > 0 and self.step % every == 0)
+
+
+def batch_norms(method: nn.Module) -> list[str]:
+    """Names of the trained batch norms whose statistics are those of one micro-batch on one process."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return [
+        name
+        for name, module in method.named_modules()
+        if isinstance(module, kinds) and any(parameter.requires_grad for parameter in module.parameters())
+    ]
 
 
 def compile_blocks(method: nn.Module) -> None:
