@@ -7,6 +7,7 @@ Convolutional Networks", arXiv 1711.10275, for the submanifold case, where the o
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -48,11 +49,11 @@ class Chunk:
 
     Attributes:
         first, last: the rows, last excluded.
-        far: int32 ``[P]`` rows to gather on the other side.
-        near: int32 ``[P]`` rows on this side, between first and last.
+        far: int64 ``[P]`` rows to gather on the other side.
+        near: int64 ``[P]`` rows on this side, between first and last.
         counts: pairs of each kernel offset.
-        order: int32 ``[P]`` positions of the pairs, sorted by near row and then offset.
-        starts: int32 ``[last - first + 1]`` where each row begins in ``order``.
+        order: int64 ``[P]`` positions of the pairs, sorted by near row and then offset.
+        starts: int64 ``[last - first + 1]`` where each row begins in ``order``.
     """
 
     first: int
@@ -203,27 +204,32 @@ def _neighbours(x: SparseTensor, kernel: Size3) -> tuple[Tensor, Tensor, list[in
             position, wanted = position + hit, wanted + 1
     if not positions:
         return keys[:0], keys[:0], []
-    hit_KV = torch.stack(hits)
-    offset, row = hit_KV.nonzero(as_tuple=True)
-    return row, torch.stack(positions)[offset, row], torch.bincount(offset, minlength=half).tolist()
+    row, counts = _rows_under_each(torch.stack(hits))
+    picked = [p.index_select(0, r) for p, r in zip(positions, row.split(counts), strict=True)]
+    return row, torch.cat(picked), counts
+
+
+def _rows_under_each(hit_KV: Tensor) -> tuple[Tensor, list[int]]:
+    """Rows where each of the K lines is True, line after line, and how many in each (waits for the device)."""
+    count = hit_KV.sum(1)
+    line = torch.arange(len(hit_KV), device=hit_KV.device) * hit_KV.shape[1]
+    flat = hit_KV.reshape(-1).nonzero().squeeze(1)
+    return flat - torch.repeat_interleave(line, count, output_size=len(flat)), count.tolist()
 
 
 def _strided_map(x: SparseTensor, geometry: Geometry) -> IndexMap:
     """Every output site that at least one input reaches."""
     shape = output_shape(x.shape, geometry)
-    volume, count = geometry.volume, len(x.coordinates)
     at_z, at_y, at_x = (_reached(x.coordinates[:, axis + 1], geometry, axis, shape[axis]) for axis in range(3))
     hit = (at_z >= 0)[:, None, None] & (at_y >= 0)[None, :, None] & (at_x >= 0)[None, None, :]
-    offset, row = hit.view(volume, count).nonzero(as_tuple=True)
-    column, line = offset % geometry.kernel[2], torch.div(offset, geometry.kernel[2], rounding_mode="floor")
-    plane, line = torch.div(line, geometry.kernel[1], rounding_mode="floor"), line % geometry.kernel[1]
-
-    def pick(at: Tensor, which: Tensor) -> Tensor:
-        return at.reshape(-1).index_select(0, which * count + row)
-
-    batch = x.coordinates[:, 0].index_select(0, row)
-    keys = ((batch * shape[0] + pick(at_z, plane)) * shape[1] + pick(at_y, line)) * shape[2] + pick(at_x, column)
-    unique, rows_out = torch.unique(keys, return_inverse=True)
+    row, counts = _rows_under_each(hit.view(geometry.volume, len(x.coordinates)))
+    planes, lines = (x.coordinates[:, 0] * shape[0] + at_z) * (shape[1] * shape[2]), at_y * shape[2]
+    parts = itertools.product(planes, lines, at_x)
+    keys = [
+        plane.index_select(0, r) + line.index_select(0, r) + column.index_select(0, r)
+        for (plane, line, column), r in zip(parts, row.split(counts), strict=True)
+    ]
+    unique, rows_out = torch.unique(torch.cat(keys), return_inverse=True)
     return IndexMap(
         geometry=geometry,
         sites_in=x.coordinates,
@@ -231,7 +237,7 @@ def _strided_map(x: SparseTensor, geometry: Geometry) -> IndexMap:
         shape_out=shape,
         rows_in=row,
         rows_out=rows_out,
-        counts=torch.bincount(offset, minlength=volume).tolist(),
+        counts=counts,
     )
 
 
@@ -252,29 +258,23 @@ def _chunk(far: Tensor, near: Tensor, counts: list[int], rows: int) -> list[Chun
     torch.cumsum(torch.bincount(near, minlength=rows), 0, out=starts[1:])
     inner = torch.searchsorted(starts, torch.arange(PAIRS_PER_CHUNK, max(len(near), PAIRS_PER_CHUNK), PAIRS_PER_CHUNK))
     edges = torch.unique(torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), rows)]))
-    offset = torch.repeat_interleave(torch.tensor(counts))
-    # Within an offset near rows increase, so one bisection on (offset, near row) finds every cut.
-    wanted = torch.arange(len(counts))[:, None] * (rows + 1) + edges
-    cuts_CK = torch.searchsorted(offset * (rows + 1) + near, wanted).t().tolist()
     limits = edges.tolist()
-    far, near = far.int(), near.int()
+    # Within an offset near rows increase, so bisection finds the cuts.
+    sizes_KC = [torch.searchsorted(part, edges).diff().tolist() for part in near.split(counts)]
+    sizes_CK = list(zip(*sizes_KC, strict=True))
+    flat = [size for sizes in sizes_KC for size in sizes]
+    far_C, near_C = (_grouped(pairs.split(flat), len(sizes_CK)) for pairs in (far, near))
     return [
-        _one_chunk(far, near, starts, (limits[c], limits[c + 1]), list(zip(cuts_CK[c], cuts_CK[c + 1], strict=True)))
-        for c in range(len(limits) - 1)
+        _one_chunk(far_C[c], near_C[c], list(sizes_CK[c]), starts[limits[c] : limits[c + 1] + 1], limits[c])
+        for c in range(len(sizes_CK))
     ]
 
 
-def _one_chunk(
-    far: Tensor, near: Tensor, starts: Tensor, limits: tuple[int, int], parts: list[tuple[int, int]]
-) -> Chunk:
-    first, last = limits
-    near_P = torch.cat([near[a:b] for a, b in parts])
-    return Chunk(
-        first=first,
-        last=last,
-        far=torch.cat([far[a:b] for a, b in parts]),
-        near=near_P,
-        counts=[b - a for a, b in parts],
-        order=torch.argsort(near_P, stable=True).int(),
-        starts=(starts[first : last + 1] - starts[first]).int(),
-    )
+def _grouped(parts: tuple[Tensor, ...], chunks: int) -> list[Tensor]:
+    """Pieces in the order (offset, chunk), joined to one tensor for each chunk."""
+    return [torch.cat(parts[chunk::chunks]) for chunk in range(chunks)]
+
+
+def _one_chunk(far: Tensor, near: Tensor, counts: list[int], starts: Tensor, first: int) -> Chunk:
+    order = torch.argsort(near, stable=True)
+    return Chunk(first, first + len(starts) - 1, far, near, counts, order, starts - starts[0])
