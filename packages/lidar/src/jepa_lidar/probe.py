@@ -115,14 +115,11 @@ def calibrate_batch_norm(method: Method, scans: Sequence[ProbeScan], device: tor
     calibrated = copy.deepcopy(method)
     assert isinstance(calibrated, nn.Module)
     norms = [module for module in calibrated.modules() if isinstance(module, JointBatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.blend = norm.momentum = 0.05
-    # embed() runs in eval mode; norms alone are switched, so that nothing else of the method behaves differently.
-    encoder = cast(nn.Module, calibrated.encoder)
-    for start in range(0, len(scans), BATCH):
+    encoder = cast(nn.Module, calibrated.encoder).train()
+    for count, start in enumerate(range(0, len(scans), BATCH), 1):
+        for norm in norms:
+            norm.blend = 1 / count  # a plain average over the batches
         batch = _batch(scans[start : start + BATCH], device)
-        encoder.train()
         inputs, _ = calibrated.front_end(batch.inputs, batch.seeds)  # type: ignore[operator]  # a module's attribute
         encoder(inputs, None)
     encoder.eval()
