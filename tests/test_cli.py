@@ -172,3 +172,9 @@ def test_make_refuses_another_python(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("make: expected Python 3.11 to 3.13, got Python 3.10.1; choose one")
+
+
+def test_a_reader_that_closes_early_is_no_error(run: Runner, tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m jepa_core list | true; echo ${{PIPESTATUS[0]}}"
+    done = run(["bash", "-c", command], tmp_path)
+    assert done.stdout.strip() == "0" and done.stderr == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,15 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _show(page: str) -> None:
+    """Prints a page; a reader that closes early, such as ``head``, is no error."""
+    try:
+        print(page, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more when it leaves; that must find an open file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _dispatch(arguments: list[str]) -> int:
     from jepa_core import __version__
     from jepa_core.checks import hint
@@ -46,7 +56,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name in ("-h", "--help", "help"):
         from jepa_core.help import overview
 
-        print(overview({verb: entry.summary for verb, entry in VERBS.items()}))
+        _show(overview({verb: entry.summary for verb, entry in VERBS.items()}))
         return 0
     if name == "--version":
         print(f"jepa-core {__version__}")
@@ -117,7 +127,7 @@ def _helped(verb: str, arguments: Sequence[str], usage: str) -> bool:
         from jepa_core.help import keys_page
 
         request = configure(_take(overrides, "out")[1])
-        print(keys_page(verb, request.modality, request.settings))
+        _show(keys_page(verb, request.modality, request.settings))
     else:
         print(f"usage: {usage}\nmodalities: {', '.join(installed()) or 'none is installed'}")
     return True
@@ -289,7 +299,7 @@ def list_installed(arguments: Sequence[str]) -> int:
         raise ConfigError(f"jepa list takes no arguments, got {arguments[0]!r}")
     from jepa_core.help import listing
 
-    print("usage: jepa list" if arguments else listing())
+    _show("usage: jepa list" if arguments else listing())
     return 0
 
 
