@@ -4,8 +4,8 @@
     python benchmarks/lidar/probe_table.py run --data ../shared/data/lidar/kitti_raw_mini --seeds 0 1 2
     python benchmarks/lidar/probe_table.py table
 
-``run`` writes one JSON file a seed into ``results/``; ``table`` writes ``PROBE.md`` from all of them. Nothing is chosen on
-the test scans: recipes are fixed before, regularisation is a constant.
+``run`` writes one JSON file a seed into ``results/``; ``table`` writes ``PROBE.md`` from all of them. Nothing is chosen
+on the test scans: recipes are fixed before, regularisation is a constant.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+
 from jepa_core.config import compose, to_yaml
 from jepa_core.contracts import Measurement, Method
 from jepa_core.train.checkpoint import load_into, load_model, newest
@@ -137,11 +138,14 @@ def block(data: str, overrides: tuple[str, ...], group: list[dict]) -> list[str]
     ]  # fmt: skip
     for name in group[0]["rows"]:
         cells = [
-            spread([r["rows"][name][c]["value"] for r in group]) if c in group[0]["rows"][name] else ""
-            for c in COLUMNS
+            spread([r["rows"][name][c]["value"] for r in group]) if c in group[0]["rows"][name] else "" for c in COLUMNS
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| difference | " + " | ".join(f"seed {r['seed']}" for r in group) + " |", "|---|" + "---|" * len(group)]
+    lines += [
+        "",
+        "| difference | " + " | ".join(f"seed {r['seed']}" for r in group) + " |",
+        "|---|" + "---|" * len(group),
+    ]
     for name in group[0]["differences"]:
         found = [Measurement(**r["differences"][name]) for r in group]
         lines.append(f"| {name} | " + " | ".join(f"{m.value:+.3f} ± {m.stderr:.3f}" for m in found) + " |")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
 

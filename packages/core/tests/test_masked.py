@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from jepa_core.anticollapse import VarianceHinge
 from jepa_core.contracts import Batch, Grid, Mask, Sites, Tokens
 from jepa_core.energy import L2, Cosine
@@ -14,7 +16,6 @@ from jepa_core.lattice import Lattice
 from jepa_core.masking.random import RandomMasker
 from jepa_core.methods.masked import KindToken, MaskedPrediction, Regulariser
 from jepa_core.targets import EmaTarget, LayerNormalise, MomentumSchedule, RawTarget
-from torch import Tensor, nn
 
 LATTICE = Lattice(("y", "x"), (4, 4), (1.0, 1.0), ("px", "px"), (0.0, 0.0))
 WIDTH = 6
@@ -136,7 +137,9 @@ def test_joint_counts_make_accumulated_gradients_those_of_the_joined_batch() -> 
     joined = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     halves = [
-        replace(whole, inputs=whole.inputs[i : i + 2], seeds=whole.seeds[i : i + 2], sample_id=whole.sample_id[i : i + 2])
+        replace(
+            whole, inputs=whole.inputs[i : i + 2], seeds=whole.seeds[i : i + 2], sample_id=whole.sample_id[i : i + 2]
+        )
         for i in (0, 2)
     ]
     counts = torch.stack([c for h in halves if (c := model.target_counts(h)) is not None]).sum(0)

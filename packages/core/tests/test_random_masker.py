@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from jepa_core.contracts import Grid
 from jepa_core.lattice import Lattice
 from jepa_core.masking.random import RandomMasker

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
 from jepa_core.targets import (
@@ -17,7 +19,6 @@ from jepa_core.targets import (
     Standardise,
     StopGradientTarget,
 )
-from torch import Tensor, nn
 
 LATTICE = Lattice(("x",), (4,), (1.0,), ("1",), (0.0,))
 

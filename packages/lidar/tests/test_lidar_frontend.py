@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from jepa_lidar.frontend import VoxelFrontEnd
 from jepa_lidar.geometry import GRIDS
 from jepa_lidar.occupancy import CellOccupancy

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from jepa_core.contracts import Grid
 from jepa_core.lattice import Lattice
 from jepa_lidar.masking import EMPTY, OCCUPIED, BevMasker
-from torch import Tensor
 
 LATTICE = Lattice(("y", "x"), (16, 12), (0.8, 0.8), ("m", "m"), (0.4, 0.4))
 N = LATTICE.count

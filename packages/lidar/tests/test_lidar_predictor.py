@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
 from jepa_lidar.predictor import BevPredictor

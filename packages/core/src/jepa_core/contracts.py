@@ -87,7 +87,8 @@ class Grid:
     Attributes:
         lattice: the sites.
         present: bool ``[B, N]``, is there a site at all (padding and removed objects are not); None = all.
-        occupied: bool ``[B, N]``, is there evidence in it (an empty bird's-eye cell is present, not occupied); None = all.
+        occupied: bool ``[B, N]``, is there evidence in it (an empty bird's-eye cell is present, not occupied);
+            None = all.
     """
 
     lattice: Lattice

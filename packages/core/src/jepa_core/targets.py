@@ -83,7 +83,8 @@ class EmaTarget(nn.Module):
     def update(self, online: nn.Module, step: int) -> float:
         """Moves towards ``online`` after optimiser step ``step`` (from 1); returns the momentum used."""
         momentum = self.schedule(step)
-        mine, theirs = list(self.encoder.parameters()), list(online.parameters())
+        mine: list[Tensor] = list(self.encoder.parameters())
+        theirs: list[Tensor] = list(online.parameters())
         assert len(mine) == len(theirs), "target and online encoder have different parameters"
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
         if self.buffers_policy == "follow":

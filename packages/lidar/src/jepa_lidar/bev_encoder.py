@@ -1,11 +1,11 @@
-"""The LiDAR encoder behind the common contract: sparse backbone on the voxels of kept cells, tokens per bird's-eye cell."""
+"""The LiDAR encoder behind the common contract: a sparse backbone on the voxels of kept cells, one token a cell."""
 
 from __future__ import annotations
 
 import torch
-from jepa_core.contracts import Sites, Tokens
 from torch import Tensor, nn
 
+from jepa_core.contracts import Sites, Tokens
 from jepa_lidar.encoder import BackboneOutput, SparseBackbone, stage_features
 from jepa_lidar.geometry import VoxelGrid
 from jepa_lidar.masking import EMPTY, KINDS, OCCUPIED

@@ -102,6 +102,12 @@ class LidarScans:
         )
         return chosen
 
+    def without_augmentation(self) -> LidarScans:
+        """The same samples as they were recorded."""
+        plain = self.subset(range(len(self)))
+        plain.augment = None
+        return plain
+
     def load(self, index: int, seed: int) -> NDArray[np.float32]:
         """Points ``[P, F]`` in range, F as the grid's ``point_features``; BadSample says what is wrong with a file."""
         frame = self._frames[index]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jepa_core.contracts import Grid
 from torch import Tensor, nn
 
+from jepa_core.contracts import Grid
 from jepa_lidar.geometry import VoxelGrid
 from jepa_lidar.voxels import OFFSET_FEATURES, Points, Voxels, bev_cells, offset_features, voxelise
 

@@ -39,7 +39,9 @@ class BevMasker:
         """One mask a scan, as whole-lattice sites: ``context`` ``[B, N]``, ``targets`` ``[B, 1, N]``."""
         assert grid.occupied is not None, "BevMasker needs to know which cells are occupied"
         occupied_BN = grid.occupied
-        kept_BN = torch.where(occupied_BN, self._kept_occupied(occupied_BN, seeds), self._kept_empty(occupied_BN, seeds))
+        kept_BN = torch.where(
+            occupied_BN, self._kept_occupied(occupied_BN, seeds), self._kept_empty(occupied_BN, seeds)
+        )
         whole = Sites.whole(grid.lattice, len(seeds), seeds.device)
         kind_BN = torch.where(occupied_BN, OCCUPIED, EMPTY)
         context = Sites(whole.ids, kept_BN, kind_BN, KINDS, complete=True)

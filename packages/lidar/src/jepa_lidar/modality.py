@@ -7,13 +7,13 @@ from importlib.resources import files
 from typing import Any, cast
 
 import torch
+from torch import nn
+
 from jepa_core.anticollapse import VarianceHinge
 from jepa_core.contracts import Batch, Energy, Method, Picture, ProbeTable, SampleSource, TargetEncoder
 from jepa_core.energy import BinaryCrossEntropy, Cosine
 from jepa_core.methods.masked import KindToken, MaskedPrediction, Regulariser
 from jepa_core.targets import EmaTarget, MomentumSchedule, RawTarget, Standardise, StopGradientTarget
-from torch import nn
-
 from jepa_lidar.bev_encoder import BevEncoder
 from jepa_lidar.encoder import SparseBackbone
 from jepa_lidar.frontend import VoxelFrontEnd
@@ -85,7 +85,7 @@ def _device(config: LidarRun) -> torch.device:
 def build_method(config: LidarRun) -> MaskedPrediction:
     """Composes the parts that the settings name."""
     options, grid = config.lidar, GRIDS[config.data.grid]
-    front_end = VoxelFrontEnd(grid, options.voxel_features, options.max_points, options.max_voxels)  # type: ignore[arg-type]  # validated
+    front_end = VoxelFrontEnd(grid, options.voxel_features, options.max_points, options.max_voxels)
     backend, _ = choose_backend(options.sparse_backend, _device(config))
     backbone = SparseBackbone(options.backbone, front_end.channels, grid.sparse_shape, backend)
     encoder = BevEncoder(backbone, grid)
@@ -94,14 +94,14 @@ def build_method(config: LidarRun) -> MaskedPrediction:
         front_end=front_end,
         encoder=encoder,
         target=_target(config, encoder),
-        masker=BevMasker(options.mask_ratio, options.mask_scope),  # type: ignore[arg-type]  # validated
+        masker=BevMasker(options.mask_ratio, options.mask_scope),
         predictor=_predictor(config, encoder),
         energy=_energy(config),
         coefficients={KINDS[OCCUPIED]: options.occupied_weight, KINDS[EMPTY]: options.empty_weight},
         regularisers=_regularisers(config, encoder.width),
         kind_token=kind_token,
         normaliser=Standardise(OCCUPIED) if options.target.standardise else None,
-        target_view=options.target.view,  # type: ignore[arg-type]  # validated
+        target_view=options.target.view,
         monitor_rows=config.monitor.rows,
     )
     if not options.train_tokens:
@@ -116,14 +116,14 @@ def _target(config: LidarRun, encoder: BevEncoder) -> TargetEncoder:
     if wanted.policy == "stop_gradient":
         return StopGradientTarget(encoder)
     schedule = MomentumSchedule(wanted.momentum_start, wanted.momentum_end, config.trainer.max_steps)
-    return EmaTarget(encoder, wanted.buffers, schedule)  # type: ignore[arg-type]  # validated
+    return EmaTarget(encoder, wanted.buffers, schedule)
 
 
 def _predictor(config: LidarRun, encoder: BevEncoder) -> BevPredictor:
     wanted, width = config.lidar.predictor, encoder.width
     hidden = tuple(wanted.hidden) or (width, width)
     out = CellOccupancy(encoder.grid).width if config.lidar.target.policy == "occupancy" else width
-    return BevPredictor(width, hidden, wanted.input_scale, wanted.last, out)  # type: ignore[arg-type]  # validated
+    return BevPredictor(width, hidden, wanted.input_scale, wanted.last, out)
 
 
 def _energy(config: LidarRun) -> Energy:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from jepa_core.contracts import Sites, Tokens
 
+from jepa_core.contracts import Sites, Tokens
 from jepa_lidar.geometry import VoxelGrid
 from jepa_lidar.voxels import Voxels, bev_cells
 

@@ -6,10 +6,10 @@ import io
 
 import numpy as np
 import torch
-from jepa_core.contracts import Batch, Mask, Picture
-from jepa_core.methods.masked import MaskedPrediction
 from numpy.typing import NDArray
 
+from jepa_core.contracts import Batch, Mask, Picture
+from jepa_core.methods.masked import MaskedPrediction
 from jepa_lidar.masking import EMPTY, OCCUPIED
 from jepa_lidar.voxels import Points
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,10 @@ class BevPredictor(nn.Module):
                 layers += [JointBatchNorm(wide), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
+    def compile_blocks(self) -> None:
+        """Compiles the convolutions in place; state-dict keys stay."""
+        self.layers.compile()
+
     def forward(self, context: Tokens, targets: Sites, condition: Condition | None) -> Tensor:
         """Predictions ``[B, K, M, D]`` at ``targets``; every target block sees the same map."""
         assert condition is None, "the bird's-eye predictor takes no condition"
@@ -58,4 +62,4 @@ class BevPredictor(nn.Module):
         map_BDYX = map_BND.transpose(1, 2).unflatten(2, (rows, columns))
         predicted_BND = self.layers(map_BDYX).flatten(2).transpose(1, 2)
         whole = Sites.whole(context.lattice, len(map_BND), map_BND.device)
-        return cast(Tensor, Tokens(predicted_BND, whole, context.lattice).at(targets))
+        return Tokens(predicted_BND, whole, context.lattice).at(targets)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from torch import Tensor, nn
+
 from jepa_core.contracts import Batch, Measurement, Method, ProbeTable
 from jepa_core.evaluate.probes import average_precision, bootstrap_stderr, fit_logistic, paired_bootstrap, ridge_r2
 from jepa_core.nn.norm import JointBatchNorm
-from torch import Tensor, nn
-
 from jepa_lidar.geometry import VoxelGrid
 from jepa_lidar.raw_features import cell_statistics, height_span, neighbourhood
 from jepa_lidar.voxels import join_scans

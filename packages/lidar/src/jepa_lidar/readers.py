@@ -304,6 +304,6 @@ def _scaled(intensity: NDArray[np.float64], full: float) -> NDArray[np.float64]:
     if low < 0 or high > full * 1.001:
         raise Unreadable(
             f"expected intensity in 0..{full:g}, got {low:.4g}..{high:.4g}; "
-            f"give intensity_scale=255 (or the sensor's full value) if the file is sound"
+            f"if the file is sound, give data.intensity_scale=255 or whatever the sensor's full value is"
         )
     return np.minimum(intensity / full, 1.0)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
-
-from jepa_lidar.geometry import GRIDS
 
 SIMULATED = "simulated"
 
@@ -42,15 +41,18 @@ class LidarDataSettings(DataSettings):
         fresh: whether every epoch simulates new scenes.
         beams: beams of the simulated sensor, 32 or 64.
         azimuths: simulated columns over the front half-circle (twice as many over the full circle).
+        intensity_scale: what a float intensity of 1 would be on the sensor's scale, for example 255; 0 = known from
+            the format.
         augment: see there.
     """
 
-    grid: str = "small"
+    grid: Literal["kitti", "waymo", "once", "nuscenes", "small"] = "small"
     halves: bool = True
     scenes: int = 400
     fresh: bool = True
-    beams: int = 64
+    beams: Literal[32, 64] = 64
     azimuths: int = 512
+    intensity_scale: float = 0.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
@@ -68,9 +70,9 @@ class TargetSettings:
         standardise: whether each channel is standardised over the batch's hidden occupied cells.
     """
 
-    policy: str = "ema"
-    view: str = "targets"
-    buffers: str = "follow"
+    policy: Literal["ema", "stop_gradient", "occupancy"] = "ema"
+    view: Literal["full", "targets"] = "targets"
+    buffers: Literal["follow", "own"] = "follow"
     momentum_start: float = 0.996
     momentum_end: float = 1.0
     standardise: bool = False
@@ -87,8 +89,8 @@ class PredictorSettings:
     """
 
     hidden: list[int] = field(default_factory=list)
-    input_scale: str = "unit"
-    last: str = "plain"
+    input_scale: Literal["unit", "sqrt_width"] = "unit"
+    last: Literal["plain", "bn_relu"] = "plain"
 
 
 @dataclass
@@ -112,13 +114,13 @@ class LidarSettings:
         predictor: see there.
     """
 
-    sparse_backend: str = "auto"
-    backbone: str = "voxel_backbone_8x"
-    voxel_features: str = "mean"
+    sparse_backend: Literal["auto", "torch", "spconv"] = "auto"
+    backbone: Literal["small_backbone_4x", "voxel_backbone_8x", "voxel_res_backbone_8x"] = "voxel_backbone_8x"
+    voxel_features: Literal["mean", "offset"] = "mean"
     max_points: int = 5
     max_voxels: int = 0
     mask_ratio: float = 0.5
-    mask_scope: str = "scan"
+    mask_scope: Literal["scan", "batch"] = "scan"
     train_tokens: bool = True
     occupied_weight: float = 0.75
     empty_weight: float = 0.25
@@ -168,23 +170,13 @@ class LidarRun(RunSettings):
 
     def validate(self) -> None:
         """Impossible values; each message names the key, what was expected and what came."""
-        _one_of("data.grid", self.data.grid, tuple(GRIDS))
-        _one_of("data.beams", self.data.beams, (32, 64))
-        _one_of("lidar.sparse_backend", self.lidar.sparse_backend, ("auto", "torch", "spconv"))
-        _one_of("lidar.backbone", self.lidar.backbone, BACKBONES)
-        _one_of("lidar.voxel_features", self.lidar.voxel_features, ("mean", "offset"))
-        _one_of("lidar.mask_scope", self.lidar.mask_scope, ("scan", "batch"))
-        _one_of("lidar.target.policy", self.lidar.target.policy, ("ema", "stop_gradient", "occupancy"))
-        _one_of("lidar.target.view", self.lidar.target.view, ("full", "targets"))
-        _one_of("lidar.target.buffers", self.lidar.target.buffers, ("follow", "own"))
-        _one_of("lidar.predictor.input_scale", self.lidar.predictor.input_scale, ("unit", "sqrt_width"))
-        _one_of("lidar.predictor.last", self.lidar.predictor.last, ("plain", "bn_relu"))
         _between("lidar.mask_ratio", self.lidar.mask_ratio, 0.01, 0.99)
         _between("lidar.target.momentum_start", self.lidar.target.momentum_start, 0, 1)
         _between("lidar.target.momentum_end", self.lidar.target.momentum_end, 0, 1)
         for key in ("max_points", "max_voxels", "occupied_weight", "empty_weight", "variance_weight"):
             _between(f"lidar.{key}", getattr(self.lidar, key), 0, float("inf"))
         _between("data.scenes", self.data.scenes, 1, float("inf"))
+        _between("data.intensity_scale", self.data.intensity_scale, 0, float("inf"))
         _between("data.azimuths", self.data.azimuths, 16, 8192)
         _between("data.augment.scale", self.data.augment.scale, 0, 0.5)
         _between("data.augment.rotation_deg", self.data.augment.rotation_deg, 0, 180)
@@ -197,14 +189,6 @@ class LidarRun(RunSettings):
                 f"probe.test_from: expected more than probe.train_until ({self.probe.train_until}), so that test "
                 f"frames come after training frames, got {self.probe.test_from}"
             )
-
-
-BACKBONES = ("small_backbone_4x", "voxel_backbone_8x", "voxel_res_backbone_8x")
-
-
-def _one_of(key: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{key}: expected one of {', '.join(map(str, choices))}, got {value}")
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jepa_core.contracts import BadSample
 
+from jepa_core.contracts import BadSample
 from jepa_lidar.augment import Augment
 from jepa_lidar.data import Frame, LidarScans, SimulatedScans, sensor_for
 from jepa_lidar.geometry import GRIDS, VoxelGrid, points_in_boxes
@@ -81,14 +81,13 @@ def _sensor(config: LidarRun, grid: VoxelGrid) -> Sensor:
 
 def _augment(config: LidarRun) -> Augment:
     wanted, angle = config.data.augment, math.radians(config.data.augment.rotation_deg)
-    return Augment(
-        wanted.flip_x, wanted.flip_y, (-angle, angle), (1 - wanted.scale, 1 + wanted.scale), wanted.shuffle
-    )
+    return Augment(wanted.flip_x, wanted.flip_y, (-angle, angle), (1 - wanted.scale, 1 + wanted.scale), wanted.shuffle)
 
 
 def _scans(config: LidarRun, root: str) -> LidarScans:
     grid = GRIDS[config.data.grid]
-    return LidarScans(root, grid, _augment(config), halves=config.data.halves and grid.low_m[0] >= 0)
+    halves = config.data.halves and grid.low_m[0] >= 0
+    return LidarScans(root, grid, _augment(config), halves, config.data.intensity_scale or None)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -150,19 +149,20 @@ def _labelled_groups(scans: LidarScans) -> set[str]:
 
 def _recorded_split(config: LidarRun, scans: LidarScans) -> ProbeSplit | None:
     labelled = _labelled_groups(scans)
-    plain = LidarScans(scans.root, scans.grid, None, config.data.halves and scans.grid.low_m[0] >= 0)
+    plain = scans.without_augmentation()
     frames = [frame for frame in plain.frames() if not labelled or frame.group in labelled]
     parts = {name: [f for f in frames if _part(config, scans, f) == name] for name in ("train", "test")}
     train = _spread(parts["train"], config.probe.train_scans)
     test = _spread(parts["test"], config.probe.test_scans)
-    blocks = np.arange(len(test)) * min(BLOCKS, len(test)) // max(len(test), 1)
+    blocks = [place * min(BLOCKS, len(test)) // len(test) for place in range(len(test))]
     fitted = [scan for frame in train if (scan := _recorded_scan(config, plain, frame, 0))]
     tested = [scan for f, block in zip(test, blocks, strict=True) if (scan := _recorded_scan(config, plain, f, block))]
     if not fitted or len({scan.unit for scan in tested}) < 2:
         return None
+    kind = "recorded scans with boxes" if labelled else "recorded scans without boxes"
     note = (
-        f"{'recorded scans with boxes' if labelled else 'recorded scans without boxes'}, fitted on {len(fitted)} early "
-        f"ones, tested on {len(tested)} later ones after a gap; errors by bootstrap over {blocks.max() + 1} blocks in time"
+        f"{kind}, fitted on {len(fitted)} early ones, tested on {len(tested)} later ones after a gap; "
+        f"errors by bootstrap over {blocks[-1] + 1} blocks in time"
     )
     if labelled:
         note += f"; cells within {config.probe.azimuth_deg:g} degrees of straight ahead, where boxes exist"
@@ -186,11 +186,11 @@ def _recorded_scan(config: LidarRun, scans: LidarScans, frame: Frame, unit: int)
     counted = torch.zeros(grid.bev_lattice.count, dtype=torch.bool)
     counted[cells] = True
     if boxes is None:
-        return ProbeScan(points, int(unit), counted, None)
+        return ProbeScan(points, unit, counted, None)
     counted &= _in_camera(grid, config.probe.azimuth_deg)
     objects = torch.zeros_like(counted)
     objects[cells[points_in_boxes(points, boxes.values, FLOOR_M) >= 0]] = True
-    return ProbeScan(points, int(unit), counted, objects)
+    return ProbeScan(points, unit, counted, objects)
 
 
 def _in_camera(grid: VoxelGrid, azimuth_deg: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Unstructured random masks, per sample, with equal counts: the masker of MAE (2111.06377) and the baseline of others."""
+"""Unstructured random masks, per sample, with equal counts: the masker of MAE (2111.06377) and a baseline."""
 
 from __future__ import annotations
 

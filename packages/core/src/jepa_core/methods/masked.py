@@ -24,7 +24,6 @@ from jepa_core.contracts import (
     Mask,
     Masker,
     ParameterGroup,
-    Predictor,
     Sites,
     TargetEncoder,
     Tokens,
@@ -224,6 +223,16 @@ class MaskedPrediction(nn.Module):
         """Moves an EMA target once per optimiser step."""
         if isinstance(self.target, EmaTarget):
             self.momentum_now = self.target.update(self.encoder, step)
+
+    def compile_blocks(self) -> None:
+        """Compiles what encoder and predictor offer for it (``torch.compile``); dynamic index maps stay outside."""
+        offered = [part for part in (self.encoder, self.predictor) if hasattr(part, "compile_blocks")]
+        if not offered:
+            raise ValueError(
+                "trainer.compile: expected blocks that can be compiled, this method has none; set it false"
+            )
+        for part in offered:
+            cast(Any, part).compile_blocks()
 
     # ---------------------------------------------------------------------------------------------- use
 
