@@ -88,3 +88,13 @@ def test_backend_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match="expected one of auto, torch, spconv, got 'minkowski'"):
         choose_backend("minkowski", cpu)
+
+
+def test_auto_on_a_cpu_does_not_import_spconv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its import takes four seconds of every run."""
+
+    def asked() -> str:
+        raise AssertionError("spconv was looked at")
+
+    monkeypatch.setattr(backend, "spconv_problem", asked)
+    assert choose_backend("auto", torch.device("cpu"))[0] == "torch"

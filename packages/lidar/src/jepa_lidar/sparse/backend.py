@@ -20,13 +20,14 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
         raise ValueError(f"sparse backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
     if name == "torch":
         return "torch", "as set"
+    if name == "auto" and device.type != "cuda":
+        # Said before spconv is looked at: importing it takes four seconds.
+        return "torch", f"the faster one on {device.type}"
     problem = spconv_problem()
     if name == "spconv":
         if problem:
             raise ValueError(f"sparse backend: spconv was asked for, but {problem}; {_MEND}")
         return "spconv", "as set"
-    if device.type != "cuda":
-        return "torch", f"the faster one on {device.type}"
     if problem:
         return "torch", f"{problem}; to add it: pip install 'jepa-lidar[spconv]'"
     return "spconv", "the faster one on cuda"
