@@ -12,6 +12,7 @@ QUICK = [
     "trainer.batch_size=2",
     "trainer.log_every=1",
     "trainer.device=cpu",
+    "trainer.threads=1",
     "data.root=simulated",
     "data.scenes=8",
     "data.azimuths=64",

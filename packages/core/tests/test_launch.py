@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from jepa_core.errors import LaunchError
+from jepa_core.settings import TrainerSettings
 from jepa_core.train import launch
 from jepa_core.train.launched import asked_of_accelerate, check_launched, world_from_environment
 
@@ -66,6 +67,9 @@ def test_device_precision_and_threads_have_reasons(monkeypatch: pytest.MonkeyPat
     # torchrun writes 1 into every process when nobody chose: that is no choice.
     torchrun = {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}
     assert launch.choose_threads("auto", 2, torchrun, cores=8)[0] == 4
+    # accelerate launch does the same, also for its single process on a CPU.
+    accelerate = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "False"}
+    assert launch.choose_threads("auto", 1, accelerate, cores=8)[0] == 8
     assert launch.choose_threads("5", 2, {}, cores=8) == (5, "as set by trainer.threads")
 
 
@@ -80,6 +84,17 @@ def test_device_precision_and_threads_have_reasons(monkeypatch: pytest.MonkeyPat
 def test_impossible_choices_are_refused(call: object, word: str) -> None:
     with pytest.raises(LaunchError, match=word):
         call()  # type: ignore[operator]  # parametrize hands the callable on as an object
+
+
+def test_variables_of_accelerate_do_not_overrule_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    accelerator = launch.start(TrainerSettings(device="cpu", threads="1")).accelerator
+    assert accelerator.gradient_accumulation_steps == 1 and accelerator.mixed_precision == "no"
+    assert accelerator.state.dynamo_plugin.backend.value == "NO"
+    with pytest.raises(LaunchError, match="cuda was chosen, but Accelerate is configured for cpu"):
+        launch._check_device(accelerator, "cuda")
 
 
 def test_a_missing_cuda_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
 from jepa_core.data.loader import available_cores
 from jepa_core.errors import LaunchError
@@ -19,6 +19,8 @@ from jepa_core.train.control import Control
 from jepa_core.train.launched import ancestor_commands, check_launched, world_from_environment
 
 Choice = tuple[str, str, str]
+# Variables that only torchrun and accelerate launch set in the processes they start.
+_LAUNCHER_MARKS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def start(settings: TrainerSettings) -> Launch:
     threads, threads_reason = choose_threads(settings.threads, local_world, os.environ)
     accelerator = _accelerator(device, precision)
     torch.set_num_threads(threads)
+    _check_device(accelerator, device)
     _check_world(accelerator, expected)
     rows = (
         (
@@ -86,9 +89,12 @@ def _accelerator(device: str, precision: str) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     # Without cpu=True it takes no notice of torchrun on a machine without GPU: every process would train its own copy.
+    # What is not said here it reads from its own variables: a loss divided twice, a method compiled as a whole.
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
@@ -133,7 +139,8 @@ def choose_threads(
     Args:
         setting: ``auto`` or a number.
         local_world: processes on this machine.
-        environ: ``OMP_NUM_THREADS`` counts, unless torchrun is there: it sets 1 by itself when nobody else did.
+        environ: ``OMP_NUM_THREADS`` counts, unless it is the 1 that ``torchrun`` and ``accelerate launch`` write into
+            it when nobody chose.
         cores: CPU cores; None = those this process may use.
     """
     if setting != "auto":
@@ -141,10 +148,20 @@ def choose_threads(
             raise LaunchError(f"trainer.threads: expected auto or a number of at least 1, got {setting!r}")
         return int(setting), "as set by trainer.threads"
     asked = environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0 and not (asked == "1" and "TORCHELASTIC_RUN_ID" in environ):
+    by_launcher = asked == "1" and any(name in environ for name in _LAUNCHER_MARKS)
+    if asked.isdigit() and int(asked) > 0 and not by_launcher:
         return int(asked), "as set by OMP_NUM_THREADS"
     cores = available_cores() if cores is None else cores
     return max(1, cores // local_world), f"{cores} CPU cores for {local_world} processes on this machine"
+
+
+def _check_device(accelerator: Accelerator, chosen: str) -> None:
+    """Accelerate's own configuration can overrule the device after it was chosen and its precision with it."""
+    if accelerator.device.type != chosen:
+        raise LaunchError(
+            f"trainer.device: {chosen} was chosen, but Accelerate is configured for {accelerator.device.type}; "
+            f"use trainer.device=cpu, or take use_cpu out of its configuration"
+        )
 
 
 def _check_world(accelerator: Accelerator, expected: int) -> None:
