@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +17,7 @@ from jepa_core.contracts import Batch
 from jepa_core.data.loader import Loader, choose_workers
 from jepa_core.data.move import describe, map_tensors, to_device
 from jepa_core.data.sampler import Sampler
-from jepa_core.errors import DataError, UserError
+from jepa_core.errors import ConfigError, DataError, UserError
 from jepa_core.seeds import sample_seed
 
 
@@ -77,6 +80,33 @@ def test_no_usable_sample_at_all_is_one_clean_line(workers: int) -> None:
     with pytest.raises(DataError, match="no usable sample") as caught:
         loader.next()
     assert "Traceback" not in str(caught.value)
+    loader.close()
+
+
+def test_a_signal_to_the_whole_job_leaves_the_workers_at_work() -> None:
+    loader = Loader(ToySource(), Sampler(23, 7, 4), 7, workers=1)
+    loader.next()
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert same([loader.next() for _ in range(8)], batches(ToySource(), 9)[1:])
+    loader.close()
+    for worker in workers:
+        worker.join(timeout=10)
+        assert worker.exitcode == 0
+
+
+def test_what_a_source_has_to_say_in_a_worker_stays_one_line() -> None:
+    class Unusable(ToySource):
+        def load(self, index: int, seed: int) -> torch.Tensor:
+            raise ConfigError("data.root: install the reader first")
+
+    loader = Loader(Unusable(), Sampler(23, 0, 2), 0, workers=1)
+    with pytest.raises(DataError, match="^data.root: install the reader first$"):
+        loader.next()
     loader.close()
 
 

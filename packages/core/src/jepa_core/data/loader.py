@@ -15,7 +15,7 @@ from torch.utils.data import Sampler as TorchSampler
 from jepa_core.contracts import BadSample, Batch, SampleSource
 from jepa_core.data.move import map_tensors
 from jepa_core.data.sampler import Draw, MicroBatch, Sampler
-from jepa_core.errors import ConfigError, DataError
+from jepa_core.errors import ConfigError, DataError, UserError
 from jepa_core.seeds import sample_seed
 
 # A replacement is looked for this many places along the data set before the data are called unusable.
@@ -75,7 +75,7 @@ class BatchReader(Dataset):
         rejected = _Rejected()
         try:
             samples = [self._load(draw, rejected) for draw in micro.draws]
-        except DataError as error:  # an exception that crosses a worker's border arrives as a traceback in a string
+        except UserError as error:  # an exception that crosses a worker's border arrives as a traceback in a string
             return _Loaded(None, str(error))
         return _Loaded(
             Batch(
@@ -182,5 +182,9 @@ def _unchanged(loaded: Any) -> Any:
 
 
 def _quiet_worker(worker: int) -> None:
-    """Ctrl-C reaches the whole terminal group; the training process alone decides what follows."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C reaches the whole terminal group, a scheduler's SIGTERM every process of the job.
+
+    The training process alone decides what follows: it needs its workers to reach the checkpoint, and they end with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
