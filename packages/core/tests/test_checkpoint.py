@@ -85,6 +85,11 @@ def test_a_write_that_was_cut_off_is_no_checkpoint(tmp_path: Path, monkeypatch: 
     assert checkpoints.newest(tmp_path, silent).name == "step-2"
 
 
+def test_a_disk_that_does_not_take_it_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot be written"):
+        checkpoints._save_tensors({"w": torch.ones(1)}, tmp_path / "nowhere" / "model.safetensors")
+
+
 def test_a_newer_format_is_refused_not_passed_over(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, made(1), keep=0)
     manifest = checkpoints.save(tmp_path, made(2), keep=0) / "manifest.json"

@@ -1,6 +1,7 @@
 """Errors for users: one line, an exit code, the traceback only when asked for."""
 
 import pytest
+import torch
 
 from jepa_core.errors import (
     CollapseError,
@@ -10,6 +11,7 @@ from jepa_core.errors import (
     LaunchError,
     UserError,
     print_error,
+    resource_error,
     value_errors_are_users,
 )
 
@@ -47,6 +49,21 @@ def test_only_value_errors_are_handed_on() -> None:
         raise ValueError("bad root")
     with pytest.raises(KeyError), value_errors_are_users():
         raise KeyError("a bug stays a bug")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (OSError(28, "No space left on device"), UserError, "No space left"),
+        (MemoryError(), LaunchError, "trainer.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), LaunchError, "trainer.batch_size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), LaunchError, "data.workers"),
+    ],
+)
+def test_what_a_machine_lacks_is_an_error_for_users(error: Exception, kind: type[UserError], words: str) -> None:
+    lacking = resource_error(error)
+    assert type(lacking) is kind and words in str(lacking)
+    assert resource_error(RuntimeError("shapes do not match")) is None
 
 
 def test_processes_speak_once_of_settings_and_each_of_its_own_trouble(

@@ -6,7 +6,6 @@ Nothing slow is imported before it is needed, so that help and most errors come 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jepa_core.errors import ConfigError, UserError, print_error, value_errors_are_users
+from jepa_core.errors import ConfigError, DataError, UserError, print_error, resource_error, value_errors_are_users
 
 if TYPE_CHECKING:
     from jepa_core.contracts import Batch, Modality, Picture
@@ -37,6 +36,12 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        lacking = resource_error(error)
+        if lacking is None:
+            raise
+        lacking.__cause__ = error
+        return print_error(lacking)
 
 
 def _show(page: str) -> None:
@@ -213,9 +218,10 @@ def probe(arguments: Sequence[str]) -> int:
     request = _configure_as(checkpoint / "config.yaml", overrides)
     table = _probe(request, checkpoint)
     out = Path(own.get("out", run_dir / "probe.json"))
-    from jepa_core.train.outcome import probe_summary
+    from jepa_core.train.outcome import probe_summary, write_json
 
-    out.write_text(json.dumps({"checkpoint": str(checkpoint), **probe_summary(table)}, indent=1), encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, {"checkpoint": str(checkpoint), **probe_summary(table)})
     print(out)
     return 0
 
@@ -239,7 +245,8 @@ def _probe(request: Request, checkpoint: Path) -> Any:
     console = Console(1, settings.logging, enabled=True)
     with console:
         console.choices([("checkpoint", str(checkpoint), ""), ("device", device_name, reason)])
-        table = modality.probe(settings, trained.to(device).eval(), untrained.to(device).eval(), device)
+        with value_errors_are_users(DataError):
+            table = modality.probe(settings, trained.to(device).eval(), untrained.to(device).eval(), device)
         if table is None:
             raise ConfigError(
                 f"run: expected a run whose modality can probe it, got {checkpoint}: nothing to probe with"

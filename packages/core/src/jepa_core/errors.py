@@ -58,6 +58,17 @@ def value_errors_are_users(error: type[UserError] = ConfigError) -> Iterator[Non
         raise error(str(problem)) from problem
 
 
+def resource_error(error: Exception) -> UserError | None:
+    """What this machine lacked, as an error for users: memory, a disk, a loader process; None for anything else."""
+    text = f"{type(error).__name__}: {error}"
+    # By name: torch is not imported for the sake of a comparison.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+        return LaunchError(f"out of memory: lower trainer.batch_size, and raise trainer.accumulation instead. {text}")
+    if str(error).startswith("DataLoader worker"):
+        return LaunchError(f"a loader process died, often for want of memory: lower data.workers. {error}")
+    return UserError(text) if isinstance(error, OSError) else None
+
+
 def print_error(error: UserError) -> int:
     """Prints one line ``jepa: ...`` on stderr (the traceback too with JEPA_TRACEBACK=1); returns the exit code."""
     if os.environ.get("JEPA_TRACEBACK") == "1":

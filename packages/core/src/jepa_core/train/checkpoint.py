@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -91,10 +92,10 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    save_file(checkpoint.model, folder / "model.safetensors")
-    save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
+    _save_tensors(checkpoint.model, folder / "model.safetensors")
+    _save_tensors(checkpoint.optimizer, folder / "optimizer.safetensors")
     for rank, own in enumerate(checkpoint.processes):
-        save_file(own, folder / f"process-{rank}.safetensors")
+        _save_tensors(own, folder / f"process-{rank}.safetensors")
     state = {"step": checkpoint.step, "processes": len(checkpoint.processes), **checkpoint.state}
     (folder / "trainer_state.json").write_text(json.dumps(state, indent=1))
     (folder / "optimizer.json").write_text(json.dumps(checkpoint.optimizer_scalars, indent=1))
@@ -106,6 +107,13 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     _sync(folder / _MANIFEST)
     _sync(folder)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk, for example; the library does not raise an OSError for it
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,8 +62,19 @@ def write_result(
         "verdict_sentence": verdict.sentence,
         "probe": None if table is None else probe_summary(table),
     }
-    (run_dir / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_json(run_dir / "result.json", result)
     return result
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Strict JSON, which has no NaN and no infinity: such a figure becomes ``null``."""
+    path.write_text(json.dumps(_strict(value), indent=1, allow_nan=False), encoding="utf-8")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_probe(console: Console, table: ProbeTable) -> None:
