@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import ToyModality, ToySettings, quiet
+from toy import ToyJepa, ToyModality, ToySettings, quiet
 
-from jepa_core.errors import ConfigError, DivergenceError
+from jepa_core.contracts import Measurement, ProbeTable
+from jepa_core.errors import ConfigError, DataError, DivergenceError
+from jepa_core.monitor.verdict import Verdict
 from jepa_core.train import folder as folders
+from jepa_core.train import outcome
 from jepa_core.train.run import run_training
 from jepa_core.train.stop import StopRequest
 
@@ -60,6 +63,16 @@ def test_a_run_leaves_all_that_is_promised(tmp_path: Path, capsys: pytest.Captur
     assert "it is small" in shown and "threads" in shown and "Verdict:" in shown and "report.html" in shown
 
 
+def test_a_result_is_strict_json(tmp_path: Path) -> None:
+    figure = {"ap": Measurement(float("nan"), float("inf"))}
+    table = ProbeTable("ap", {"trained": figure, "untrained": figure, "raw": figure}, 1, "")
+    verdict = Verdict("healthy", "", None, {}, "healthy")
+    outcome.write_result(tmp_path, {"steps": 1}, verdict, table)
+    text = (tmp_path / "result.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)["probe"]["trained"] is None
+
+
 def test_folders_are_numbered_and_auto_takes_the_newest_with_a_checkpoint(tmp_path: Path) -> None:
     config = settings(tmp_path)
     fresh = [folders.open_folder(config, print).path.name for _ in range(3)]
@@ -101,12 +114,45 @@ def test_a_dry_run_shows_and_takes_no_step(tmp_path: Path, capsys: pytest.Captur
     assert "[4, 12]" in shown and "not trained" in shown and "estimate" in shown
 
 
+def test_a_checkpoint_that_does_not_fit_leaves_its_run_as_it_was(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    assert run(config) == 0
+    path = tmp_path / "toy-quickstart"
+    before = (path / "config.yaml").read_text(), (path / "environment.json").read_text()
+    config.resume, config.seed = "auto", 3
+    with pytest.raises(ConfigError, match="seed"):
+        run_training(config, ToyModality(), "modality: another\n")
+    assert before == ((path / "config.yaml").read_text(), (path / "environment.json").read_text())
+
+
+def test_what_was_trained_survives_a_probe_that_fails(tmp_path: Path) -> None:
+    class Unprobed(ToyModality):
+        def probe(self, config: object, trained: object, untrained: object, device: torch.device) -> ProbeTable:
+            raise ValueError("fit: expected labels 0 and 1")
+
+    with pytest.raises(DataError, match="expected labels"):
+        run_training(settings(tmp_path), Unprobed(), "modality: toy\n")
+    path = tmp_path / "toy-quickstart"
+    result = json.loads((path / "result.json").read_text())
+    assert result["steps"] == 6 and result["probe"] is None and (path / "report.html").exists()
+
+
+def test_what_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
+    class Unbuilt(ToyModality):
+        def build(self, config: object) -> ToyJepa:
+            raise ValueError("dropout: expected 0 to 1")
+
+    with pytest.raises(ConfigError, match="dropout"):
+        run_training(settings(tmp_path), Unbuilt(), "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_errors_are_raised_with_their_exit_code(tmp_path: Path) -> None:
     config = settings(tmp_path, steps=12)
     config.poison = [5]
     with pytest.raises(DivergenceError) as caught:
         run(config)
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 3 and (tmp_path / "toy-quickstart" / "report.html").exists()
     config.logging.trackers = ["dvclive"]
     with pytest.raises(ConfigError, match="logging.trackers: dvclive is not installed"):
         run(config)

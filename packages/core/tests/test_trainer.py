@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from toy import ToyJepa, ToyModality, ToySettings, quiet
 
 from jepa_core.contracts import Batch, Losses
 from jepa_core.errors import ConfigError, DataError, DivergenceError, UserError
 from jepa_core.monitor.console import Console
+from jepa_core.nn.norm import JointBatchNorm
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import launch
+from jepa_core.train.blocks import batch_norms
 from jepa_core.train.trainer import Parts, Trainer, check_settings
 
 Change = Callable[[ToySettings], None]
@@ -69,7 +72,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tmp_path: Path, accum
     steps = [row["step"] for row in metrics(tmp_path / "parts")]
     assert steps == [1, 2, 3, 4, 6, 8, 9, 10]
     losses = [[row.get("loss") for row in metrics(tmp_path / name)] for name in ("whole", "parts")]
-    assert losses[0] == losses[1] and sum(loss is not None for loss in losses[0]) == 6
+    assert losses[0] == losses[1] and None not in losses[0]
 
 
 def test_accumulation_is_the_joined_batch_although_target_counts_differ(tmp_path: Path) -> None:
@@ -181,7 +184,30 @@ def test_accumulation_over_batch_norm_is_told(tmp_path: Path, capsys: pytest.Cap
     trainer(settings(max_steps=1), tmp_path, method)
     assert "batch norm" not in capsys.readouterr().out
     trainer(settings(max_steps=1, accumulation=2), tmp_path, method)
-    assert "not the same as one larger batch" in capsys.readouterr().out
+    assert "not the same as one larger batch" in " ".join(capsys.readouterr().out.split())
+
+
+def test_joint_batch_norm_minds_accumulation_and_no_processes() -> None:
+    plain, joint = (nn.Sequential(nn.Linear(2, 2), norm) for norm in (nn.BatchNorm1d(2), JointBatchNorm(2)))
+    assert batch_norms(plain, across=True, accumulated=False) == ["1"]
+    assert batch_norms(joint, across=True, accumulated=False) == []
+    assert batch_norms(plain, across=False, accumulated=True) == batch_norms(joint, across=True, accumulated=True)
+
+
+def test_a_parameter_without_gradient_is_named_and_refused_by_several_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Idle(ToyJepa):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(2, 2)
+
+    trainer(settings(max_steps=3), tmp_path, Idle()).train()
+    assert "no gradient in the first steps: idle.weight, idle.bias" in " ".join(capsys.readouterr().out.split())
+    several = trainer(settings(max_steps=3), tmp_path, Idle())
+    several.launch.control.world = 2
+    with pytest.raises(ConfigError, match="no gradient: idle.bias, idle.weight; with 2 processes"):
+        several.train()
 
 
 def test_another_seed_or_batch_size_is_told_on_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,10 +215,29 @@ def test_another_seed_or_batch_size_is_told_on_resume(tmp_path: Path, capsys: py
     stored = checkpoints.load(tmp_path / "checkpoints" / "step-2")
     trainer(settings(max_steps=2, batch_size=2), tmp_path).restore(stored)
     assert "trainer.batch_size=2 instead of 4" in " ".join(capsys.readouterr().out.split())
+    more = settings(max_steps=2)
+    more.total = 24
+    trainer(more, tmp_path).restore(stored)
+    assert "samples of the data set=24 instead of 23" in " ".join(capsys.readouterr().out.split())
     other = settings(max_steps=2)
     other.seed = 5
     with pytest.raises(ConfigError, match="seed: this run began with 0"):
         trainer(other, tmp_path).restore(stored)
+
+
+def test_settings_that_would_be_ignored_are_refused() -> None:
+    config = settings()
+    config.monitor.every, config.monitor.stop_on_collapse = 0, True
+    with pytest.raises(ConfigError, match="monitor.stop_on_collapse: nothing is measured"):
+        check_settings(config)
+    config = settings()
+    config.dry_run, config.resume = True, "auto"
+    with pytest.raises(ConfigError, match="dry_run: .* resume=auto"):
+        check_settings(config)
+    config = settings(max_steps=5)
+    config.optimizer.warmup = 10
+    with pytest.raises(ConfigError, match="optimizer.warmup"):
+        check_settings(config)
 
 
 @pytest.mark.parametrize("name", ["max_steps", "batch_size", "accumulation", "log_every"])

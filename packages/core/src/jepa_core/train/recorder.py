@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 
-from jepa_core.errors import ConfigError
+from jepa_core.errors import ConfigError, DataError, value_errors_are_users
 from jepa_core.monitor.console import Console
 from jepa_core.monitor.loggers import MetricsFile
 
@@ -44,11 +44,13 @@ class Recorder:
         self._file: MetricsFile | None = None
         if accelerator.is_main_process:
             self._file = MetricsFile(run_dir / "metrics.jsonl")
-            self._file.truncate_after(after_step)
+            with value_errors_are_users(DataError):
+                self._file.truncate_after(after_step)
         # The run folder is known only after the processes agreed on it, hence after the Accelerator was made.
         accelerator.project_configuration.set_directories(str(run_dir))
         accelerator.log_with = filter_trackers(list(trackers), str(run_dir))
-        accelerator.init_trackers("trackers")
+        # TensorBoard files are never rewritten: it is told from where on older ones no longer count.
+        accelerator.init_trackers("trackers", init_kwargs={"tensorboard": {"purge_step": after_step + 1}})
 
     def write(self, step: int, metrics: Mapping[str, float], headline: str) -> None:
         """One step's figures and the monitor's headline."""

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from jepa_core.contracts import Method, Modality, SampleSource
+from jepa_core.contracts import Method, Modality, ProbeTable, SampleSource
 from jepa_core.data.move import to_device
-from jepa_core.errors import UserError, value_errors_are_users
+from jepa_core.errors import CollapseError, DataError, DivergenceError, UserError, value_errors_are_users
 from jepa_core.monitor.console import Console
+from jepa_core.monitor.verdict import Verdict
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import dry_run, launch, outcome, state
@@ -66,25 +67,26 @@ def build_method(config: RunSettings, modality: Modality) -> Any:
 
 def _run(config: RunSettings, modality: Modality, config_text: str, started: Launch, console: Console) -> int:
     control = started.control
+    # First, so that data or settings that cannot be leave no folder behind.
+    source, method = control.agree(lambda: _build(config, modality))
     folder = control.first(lambda: open_folder(config, console.warn))
     control.agree(lambda: check_shared(folder.path))
-    if started.rank == 0:
-        (folder.path / "config.yaml").write_text(config_text, encoding="utf-8")
-    source, method = control.agree(lambda: _build(config, modality))
     parts = Parts(method, source, config, config_text, started, folder.path, console)
     with value_errors_are_users():
         trainer = Trainer(parts)
     choices = [("run folder", str(folder.path), folder.reason), *started.choices, *trainer.choices]
     choices += list(modality.choices(config))
     console.choices(choices)
+    if folder.resume_from is not None:
+        _resume(trainer, folder, console)
+    # Only now: a checkpoint that does not fit must leave the files of its run as they were.
     if started.rank == 0:
+        (folder.path / "config.yaml").write_text(config_text, encoding="utf-8")
         _write_environment(folder.path, started, choices)
     if config.dry_run:
         dry_run.show(trainer, parts)
         return 0
-    if folder.resume_from is not None:
-        _resume(trainer, folder, console)
-    if not trainer.train():
+    if not _train(trainer, parts):
         return 0
     # From here process 0 works alone: without a group nothing it calls can wait for processes that have left.
     started.accelerator.end_training()
@@ -114,26 +116,61 @@ def _resume(trainer: Trainer, folder: RunFolder, console: Console) -> None:
         console.warn(f"a checkpoint beyond step {trainer.step} was set aside as {aside}")
 
 
-def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Parts) -> None:
-    """Pictures, probe, result and report; every part of it reads the trained method in eval mode."""
+def _train(trainer: Trainer, parts: Parts) -> bool:
+    """Trains; a run that diverged or collapsed leaves a report too: there its curves are needed most."""
+    try:
+        return trainer.train()
+    except (DivergenceError, CollapseError):
+        if parts.launch.rank == 0:
+            _report(parts)
+        raise
+
+
+def _report(parts: Parts) -> None:
     from jepa_core.report.html import write_report  # only here: plotting is slow to import
 
-    device, console = trainer.launch.device, parts.console
+    parts.console.message(f"Report: {write_report(parts.run_dir)}")
+
+
+def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Parts) -> None:
+    """Pictures, probe, result and report; every part of it reads the trained method in eval mode."""
+    console = parts.console
     trainer.method.eval()
     trainer.optimizer.zero_grad(set_to_none=True)
-    outcome.release(device)
+    outcome.release(trainer.launch.device)
+    table, start_s = None, time.perf_counter()
+    try:
+        with value_errors_are_users(DataError):
+            table = _look_at(config, modality, trainer, parts)
+    finally:  # a probe that fails must not take what was trained with it
+        verdict = _write_result(config, trainer, parts, table, time.perf_counter() - start_s)
+        console.close()
+        if table is not None:
+            outcome.show_probe(console, table)
+        console.message(f"Verdict: {verdict.sentence}")
+        _report(parts)
+
+
+def _look_at(config: RunSettings, modality: Modality, trainer: Trainer, parts: Parts) -> ProbeTable | None:
+    """Draws the pictures and probes."""
+    device = trainer.launch.device
     batch = dry_run.first_batch(parts) if trainer.last_batch is None else trainer.last_batch
     with torch.no_grad():
         outcome.write_pictures(parts.run_dir, modality.pictures(config, trainer.method, to_device(batch, device)))
     untrained: Method = build_method(config, modality).to(device).eval()
-    console.message("probing the trained encoder against an untrained one and raw features")
-    start_s = time.perf_counter()
-    table = modality.probe(config, trainer.method, untrained, device)
+    parts.console.message("probing the trained encoder against an untrained one and raw features")
+    return modality.probe(config, trainer.method, untrained, device)
+
+
+def _write_result(
+    config: RunSettings, trainer: Trainer, parts: Parts, table: ProbeTable | None, seconds: float
+) -> Verdict:
+    """``result.json``, and the verdict in it."""
     figures = {
         "modality": config.modality,
         "recipe": config.recipe,
         **summary(trainer),
-        "probe_seconds": time.perf_counter() - start_s,
+        "probe_seconds": seconds,
         "peak_rss_mib": peak_rss_mib(),
         "bad_samples": len(trainer.quarantine.bad),
         "checkpoint": str(trainer.last_checkpoint),
@@ -144,9 +181,4 @@ def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Pa
             verdict, state="not measured", sentence="Not measured: the monitor was off (monitor.every=0)."
         )
     outcome.write_result(parts.run_dir, figures, verdict, table)
-    report = write_report(parts.run_dir)
-    console.close()
-    if table is not None:
-        outcome.show_probe(console, table)
-    console.message(f"Verdict: {verdict.sentence}")
-    console.message(f"Report: {report}")
+    return verdict

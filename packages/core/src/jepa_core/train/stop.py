@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
 # A launcher passes Ctrl-C on to processes that the terminal has told already: this fast, it is the same key press.
 _SAME_PRESS_S = 1.0
+# A progress bar hides it, and nothing that would bring it back runs on the way out.
+_SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class StopRequest:
@@ -37,6 +40,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         second = number == signal.SIGINT and self.name == "SIGINT" and time.monotonic() - self._time_s > _SAME_PRESS_S
         if second:
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), _SHOW_CURSOR)
             os._exit(130)
         if not self.name:
             self._time_s = time.monotonic()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepa_core.contracts import Batch, Losses, SampleSource
 from jepa_core.data.loader import Loader, choose_workers
@@ -30,6 +30,7 @@ from jepa_core.monitor.verdict import TOTAL
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import optim, state
+from jepa_core.train.blocks import batch_norms, compile_blocks
 from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
@@ -70,7 +71,12 @@ def check_settings(config: RunSettings) -> None:
             raise ConfigError(f"trainer.{name}: expected at least {minimum}, got {getattr(config.trainer, name)}")
     if config.monitor.every < 0:
         raise ConfigError(f"monitor.every: expected at least 0, got {config.monitor.every}")
+    if config.monitor.stop_on_collapse and config.monitor.every == 0:
+        raise ConfigError("monitor.stop_on_collapse: nothing is measured with monitor.every=0; set it to 1 or more")
+    if config.dry_run and config.resume is not None:
+        raise ConfigError(f"dry_run: shows a run from its start, got resume={config.resume} too; leave one out")
     optim.check_settings(config.optimizer)
+    rates_at(1, config.trainer.max_steps, config.optimizer)  # refuses a warm-up longer than the run
 
 
 class Trainer:
@@ -103,7 +109,6 @@ class Trainer:
         self.samples_per_step = settings.batch_size * settings.accumulation * launch.world
         self.last_batch: Batch | None = None
         self.last_checkpoint: Path | None = None
-        self.latest: dict[str, float] = {}
         state.seed_everything(parts.config.seed, 0, launch.rank)
         self._tell_batch_norm()
 
@@ -128,22 +133,25 @@ class Trainer:
             state.seed_everything(self.config.seed, self.step, self.launch.rank)
         self._tell_differences(stored)
 
-    def _shape(self) -> dict[str, int]:
-        """The settings that an exact resume must keep."""
+    def _shape(self) -> dict[str, int | str]:
+        """What an exact resume must keep."""
         settings = self.config.trainer
         return {
             "processes": self.launch.world,
+            "device": self.launch.device.type,
+            "precision": self.launch.accelerator.mixed_precision,
+            "samples of the data set": len(self._source),
             "trainer.batch_size": settings.batch_size,
             "trainer.accumulation": settings.accumulation,
             "trainer.max_steps": settings.max_steps,
         }
 
     def _tell_differences(self, stored: Checkpoint) -> None:
-        for name, before in stored.state["shape"].items():
-            now = self._shape()[name]
+        for name, now in self._shape().items():
+            before = stored.state["shape"].get(name, now)
             if now != before:
                 self.console.warn(
-                    f"resumed with {name}={now} instead of {before}: the samples go on where they stopped, "
+                    f"resumed with {name}={now} instead of {before}: the position in the data goes on, "
                     f"but the run is no longer bit for bit the one that was interrupted"
                 )
 
@@ -206,7 +214,9 @@ class Trainer:
         self._recorder = Recorder(
             launch.accelerator, self.console, self.run_dir, config.logging.trackers, after_step=self.step
         )
-        self._watch, self._gradients = FiniteWatch(launch.control), optim.GradientCheck(self.groups)
+        # Several processes need the gradient of each parameter from the first step on.
+        steps = 3 if launch.world == 1 else 1
+        self._watch, self._gradients = FiniteWatch(launch.control), optim.GradientCheck(self.groups, steps)
         self._meter = Meter(self.samples_per_step, launch.device)
 
     def _loop(self, stop: StopRequest) -> bool:
@@ -283,15 +293,22 @@ class Trainer:
 
     def _tell_batch_norm(self) -> None:
         accumulation, world = self.config.trainer.accumulation, self.launch.world
-        found = batch_norms(self.method) if accumulation * world > 1 else []
+        found = batch_norms(self.method, across=world > 1, accumulated=accumulation > 1)
         if found:
             self.console.warn(
-                f"batch norm ({len(found)} layers, the first is {found[0]}) normalises over one micro-batch of one "
-                f"process: accumulation={accumulation} on {world} processes is not the same as one larger batch"
+                f"batch norm ({len(found)} layers, the first is {found[0]}) does not see the joined batch: "
+                f"accumulation={accumulation} on {world} processes is not the same as one larger batch"
             )
 
     def _tell_silent_parameters(self) -> None:
         silent = self._gradients.observe()
+        if silent is not None and self.launch.world > 1:
+            silent = sorted({name for part in self.launch.control.gather(silent) for name in part})
+            if silent:
+                raise ConfigError(
+                    f"parameters that got no gradient: {', '.join(silent)}; with {self.launch.world} processes each "
+                    f"needs one in every step: freeze them, or train on one process"
+                )
         if silent:
             self.console.warn(f"parameters that got no gradient in the first steps: {', '.join(silent)}")
 
@@ -307,20 +324,22 @@ class Trainer:
         if not (log or measure):
             return
         terms = self._joined_terms(losses)
-        metrics = self.monitor.observe(self.step, losses[-1].monitor, terms) if measure else {}
+        measured = self.monitor.observe(self.step, losses[-1].monitor, terms) if measure else {}
         verdict = self.monitor.verdict()
-        if log:
-            metrics = {**terms, **self._figures(norm), **metrics}
-        self.latest.update(metrics)
+        metrics = {**terms, **(self._figures(norm) if log else {}), **measured}
         self._recorder.write(self.step, metrics, verdict.headline if every else "")
         if log:
             self._meet_bad_samples()
             self._watch.check(str(self.last_checkpoint or "none"))
-        if self.config.monitor.stop_on_collapse and verdict.state == TOTAL:
+        if self.config.monitor.stop_on_collapse and self._anywhere(verdict.state == TOTAL):
             saved = self.save()
             raise CollapseError(
                 f"{verdict.sentence} Stopped by monitor.stop_on_collapse at step {self.step}; saved {saved}"
             )
+
+    def _anywhere(self, here: bool) -> bool:
+        """Whether it holds on any process: figures near a limit may round differently on another GPU."""
+        return self.launch.control.total([int(here)])[0] > 0
 
     def _is_last(self) -> bool:
         return self.step == self.config.trainer.max_steps
@@ -350,26 +369,6 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         every = self.config.trainer.checkpoint_every
         return self._is_last() or (every > 0 and self.step % every == 0)
-
-
-def batch_norms(method: nn.Module) -> list[str]:
-    """Names of the trained batch norms whose statistics are those of one micro-batch on one process."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return [
-        name
-        for name, module in method.named_modules()
-        if isinstance(module, kinds) and any(parameter.requires_grad for parameter in module.parameters())
-    ]
-
-
-def compile_blocks(method: nn.Module) -> None:
-    """Compiles the blocks a method offers; a whole method is never compiled, its collectives and maps are dynamic."""
-    offered = getattr(method, "compile_blocks", None)
-    if offered is None:
-        raise ConfigError(
-            f"trainer.compile: {type(method).__name__} has no compile_blocks(); use trainer.compile=false"
-        )
-    offered()
 
 
 def summary(trainer: Trainer) -> Mapping[str, float]:
