@@ -25,6 +25,9 @@ from jepa_core.train.meter import peak_rss_mib
 from jepa_core.train.recorder import check_trackers
 from jepa_core.train.trainer import Parts, Trainer, check_settings, summary
 
+# A launcher ends all processes as soon as one has failed; process 0 must have told why by then.
+_LAST_WORD_S = 2.0
+
 
 def run_training(config: RunSettings, modality: Modality, config_text: str) -> int:
     """Trains, probes and reports.
@@ -53,6 +56,7 @@ def run_training(config: RunSettings, modality: Modality, config_text: str) -> i
         started.accelerator.end_training()
         if started.rank == 0:
             raise
+        time.sleep(_LAST_WORD_S)
         return error.exit_code
     started.accelerator.end_training()
     return code
@@ -120,9 +124,8 @@ def _train(trainer: Trainer, parts: Parts) -> bool:
     """Trains; a run that diverged or collapsed leaves a report too: there its curves are needed most."""
     try:
         return trainer.train()
-    except (DivergenceError, CollapseError):
-        if parts.launch.rank == 0:
-            _report(parts)
+    except (DivergenceError, CollapseError):  # raised on all processes together
+        parts.launch.control.first(lambda: _report(parts))
         raise
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +207,11 @@ class Trainer:
         config, launch = self.config, self.launch
         if config.trainer.compile:
             compile_blocks(self.method)
-        self._wrapped = launch.accelerator.prepare(self.method)
+        with warnings.catch_warnings():
+            # torch 2.13 would rather have forward_sync_buffers, and says to stay with this one where, as after a
+            # resume, processes have buffers of their own that wrapping must not overwrite.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self._wrapped = launch.accelerator.prepare(self.method)
         sampler = Sampler(
             len(self._source), config.seed, config.trainer.batch_size, launch.rank, launch.world, self._position
         )
