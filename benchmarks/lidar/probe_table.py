@@ -26,16 +26,18 @@ from jepa_core.train.checkpoint import load_into, load_model, newest
 from jepa_core.train.run import run_training
 from jepa_lidar.geometry import GRIDS
 from jepa_lidar.modality import MODALITY, build_method
-from jepa_lidar.probe import AP, AP_RAW, AP_STAGES, SPAN, CellProbe, calibrate_batch_norm
+from jepa_lidar.probe import AP, AP_MAP, AP_RAW, SPAN, CellProbe, calibrate_batch_norm
 from jepa_lidar.settings import LidarRun
 from jepa_lidar.sources import probe_split
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
-COLUMNS = (AP, AP_STAGES, AP_RAW, SPAN)
+COLUMNS = (AP, AP_MAP, AP_RAW, SPAN)
 DIFFERENCES = (
     ("trained", AP, "untrained", AP),
     ("trained", AP, "untrained, batch norm calibrated", AP),
+    ("trained", AP_MAP, "untrained", AP_MAP),
+    ("trained", AP_MAP, "untrained, batch norm calibrated", AP_MAP),
     ("trained", AP, "raw", AP),
     ("trained", AP, "occupancy", AP),
     ("trained", AP_RAW, "untrained", AP_RAW),

@@ -22,7 +22,8 @@ from jepa_lidar.raw_features import cell_statistics, height_span, neighbourhood
 from jepa_lidar.voxels import join_scans
 
 BATCH = 4
-AP, AP_STAGES, AP_RAW, SPAN = "AP, map", "AP, all stages", "AP, map + raw", "height span R2, map"
+# Frozen features are the map beside the earlier stages, as detection heads read several depths; the map alone too.
+AP, AP_MAP, AP_RAW, SPAN = "AP, all stages", "AP, map alone", "AP, all stages + raw", "height span R2"
 
 
 @dataclass(frozen=True)
@@ -153,19 +154,19 @@ class CellProbe:
         self._objects("raw, own cell", AP, self.train_raw.joined("own"), self.test_raw.joined("own"))
 
     def add(self, name: str, method: Method, device: torch.device) -> None:
-        """Rows of an encoder: its map, all its stages, its map beside raw statistics, and the height span."""
+        """Rows of an encoder: all its stages, its map alone, stages beside raw statistics, and the height span."""
         train = encoder_rows(method, self.split.train, device)
         test = encoder_rows(method, self.split.test, device)
-        self._objects(name, AP, train.joined("map"), test.joined("map"))
-        self._objects(name, AP_STAGES, train.joined("stages"), test.joined("stages"))
+        self._objects(name, AP, train.joined("stages"), test.joined("stages"))
+        self._objects(name, AP_MAP, train.joined("map"), test.joined("map"))
         self._objects(
             name,
             AP_RAW,
-            torch.cat((train.joined("map"), self.train_raw.joined("raw")), 1),
-            torch.cat((test.joined("map"), self.test_raw.joined("raw")), 1),
+            torch.cat((train.joined("stages"), self.train_raw.joined("raw")), 1),
+            torch.cat((test.joined("stages"), self.test_raw.joined("raw")), 1),
         )
         r2 = ridge_r2(
-            train.joined("map"), self.train_raw.joined("span"), test.joined("map"), self.test_raw.joined("span")
+            train.joined("stages"), self.train_raw.joined("span"), test.joined("stages"), self.test_raw.joined("span")
         )
         self.rows.setdefault(name, {})[SPAN] = Measurement(r2)
 

@@ -144,8 +144,8 @@ class LidarProbeSettings:
     """
 
     enabled: bool = True
-    train_scans: int = 60
-    test_scans: int = 60
+    train_scans: int = 40
+    test_scans: int = 40
     train_until: float = 0.0
     test_from: float = 0.0
     azimuth_deg: float = 38.0
