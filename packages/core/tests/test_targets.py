@@ -18,6 +18,7 @@ from jepa_core.targets import (
     RawTarget,
     Standardise,
     StopGradientTarget,
+    Whiten,
 )
 
 LATTICE = Lattice(("x",), (4,), (1.0,), ("1",), (0.0,))
@@ -121,3 +122,35 @@ def test_standardise_uses_the_valid_sites_of_its_kind_only() -> None:
 def test_layer_normalise_gives_each_vector_mean_0_and_variance_1() -> None:
     out = LayerNormalise()(torch.randn(2, 1, 3, 16) * 3 + 1, Sites(torch.zeros(2, 1, 3, dtype=torch.long)))
     torch.testing.assert_close(out.mean(-1), torch.zeros(2, 1, 3), atol=1e-5, rtol=0)
+
+
+def correlated(rows: int, width: int) -> tuple[Tensor, Sites]:
+    torch.manual_seed(0)
+    features = (torch.randn(1, 1, rows, width) @ torch.randn(width, width)) + 3
+    return features, Sites(torch.zeros(1, 1, rows, dtype=torch.long), torch.rand(1, 1, rows) > 0.2)
+
+
+def test_whitening_by_half_gives_unit_covariance_and_by_a_quarter_its_square_root() -> None:
+    features, targets = correlated(400, 5)
+    rows = features[targets.valid_mask()]
+    covariance = torch.cov(rows.T, correction=0)
+    white = Whiten(0.5)(features, targets)[targets.valid_mask()]
+    torch.testing.assert_close(torch.cov(white.T, correction=0), torch.eye(5), atol=1e-3, rtol=0)
+    half = torch.cov(Whiten(0.25)(features, targets)[targets.valid_mask()].T, correction=0)
+    torch.testing.assert_close(half @ half, covariance, atol=1e-2 * covariance.max().item(), rtol=1e-2)
+
+
+def test_whitening_does_not_depend_on_a_rotation_of_the_features() -> None:
+    features, targets = correlated(200, 4)
+    rotation, _ = torch.linalg.qr(torch.randn(4, 4))
+    turned = Whiten(0.25)(features @ rotation, targets)
+    torch.testing.assert_close(turned, Whiten(0.25)(features, targets) @ rotation, atol=1e-3, rtol=1e-3)
+
+
+def test_whitening_of_constant_or_absent_features_is_finite() -> None:
+    _, targets = correlated(10, 4)
+    nothing = Sites(targets.ids, torch.zeros_like(targets.ids, dtype=torch.bool))
+    assert torch.isfinite(Whiten(0.5)(torch.ones(1, 1, 10, 4), targets)).all()
+    assert torch.isfinite(Whiten(0.5)(torch.randn(1, 1, 10, 4), nothing)).all()
+    with pytest.raises(ValueError, match="at most at 0.5"):
+        Whiten(0.7)

@@ -12,8 +12,8 @@ from torch import nn
 from jepa_core.anticollapse import VarianceHinge
 from jepa_core.contracts import Batch, Energy, Method, Picture, ProbeTable, SampleSource, TargetEncoder
 from jepa_core.energy import BinaryCrossEntropy, Cosine
-from jepa_core.methods.masked import KindToken, MaskedPrediction, Regulariser
-from jepa_core.targets import EmaTarget, MomentumSchedule, RawTarget, Standardise, StopGradientTarget
+from jepa_core.methods.masked import KindToken, MaskedPrediction, Regulariser, TargetNormaliser
+from jepa_core.targets import EmaTarget, MomentumSchedule, RawTarget, Standardise, StopGradientTarget, Whiten
 from jepa_lidar.bev_encoder import BevEncoder
 from jepa_lidar.encoder import SparseBackbone
 from jepa_lidar.frontend import VoxelFrontEnd
@@ -28,6 +28,9 @@ from jepa_lidar.sparse import choose_backend
 
 # Positive sub-voxels are rare; the reconstruction control weighs them by this.
 OCCUPANCY_POSITIVE_WEIGHT = 4.0
+
+# Half of the way to white: see jepa_core.targets.Whiten.
+WHITEN_POWER = 0.25
 
 
 class LidarModality:
@@ -100,7 +103,7 @@ def build_method(config: LidarRun) -> MaskedPrediction:
         coefficients={KINDS[OCCUPIED]: options.occupied_weight, KINDS[EMPTY]: options.empty_weight},
         regularisers=_regularisers(config, encoder.width),
         kind_token=kind_token,
-        normaliser=Standardise(OCCUPIED) if options.target.standardise else None,
+        normaliser=_normaliser(config),
         target_view=options.target.view,
         monitor_rows=config.monitor.rows,
     )
@@ -117,6 +120,13 @@ def _target(config: LidarRun, encoder: BevEncoder) -> TargetEncoder:
         return StopGradientTarget(encoder)
     schedule = MomentumSchedule(wanted.momentum_start, wanted.momentum_end, config.trainer.max_steps)
     return EmaTarget(encoder, wanted.buffers, schedule)
+
+
+def _normaliser(config: LidarRun) -> TargetNormaliser | None:
+    wanted = config.lidar.target.normalise
+    if wanted == "none":
+        return None
+    return Standardise(OCCUPIED) if wanted == "standardise" else Whiten(WHITEN_POWER, OCCUPIED)
 
 
 def _predictor(config: LidarRun, encoder: BevEncoder) -> BevPredictor:

@@ -67,7 +67,8 @@ class TargetSettings:
             statistics of its own, as the released code does).
         momentum_start: EMA momentum of the first update.
         momentum_end: EMA momentum of the last update.
-        standardise: whether each channel is standardised over the batch's hidden occupied cells.
+        normalise: ``none``, ``standardise`` (each channel over the batch's hidden occupied cells) or ``whiten`` (half
+            of the way to uncorrelated channels over the same cells).
     """
 
     policy: Literal["ema", "stop_gradient", "occupancy"] = "ema"
@@ -75,7 +76,7 @@ class TargetSettings:
     buffers: Literal["follow", "own"] = "follow"
     momentum_start: float = 0.996
     momentum_end: float = 1.0
-    standardise: bool = False
+    normalise: Literal["none", "standardise", "whiten"] = "none"
 
 
 @dataclass
