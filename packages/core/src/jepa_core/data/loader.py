@@ -125,7 +125,7 @@ class Loader:
 
     Args:
         source: the samples.
-        sampler: their order; the loader reads it ahead, so ask :attr:`global_position` here, not there.
+        sampler: their order. Workers read it ahead: :attr:`global_position` here is that of what was handed out.
         seed: of the run.
         workers: loader processes.
         pin: page-locked memory, for CUDA.
@@ -161,10 +161,6 @@ class Loader:
     def peek(self) -> Batch:
         """The batch at the present position, loaded here and now, without moving on."""
         return _unpack(self._reader[self._sampler.at(self.global_position)])
-
-    def state_dict(self) -> dict[str, int]:
-        """The position of what was handed out, not of what the workers read ahead."""
-        return {"global_position": self.global_position}
 
     def close(self) -> None:
         """Ends the workers."""

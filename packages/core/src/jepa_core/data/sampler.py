@@ -93,11 +93,3 @@ class Sampler:
             micro = self.at(self.global_position)
             self.global_position += self.stride
             yield micro
-
-    def state_dict(self) -> dict[str, int]:
-        """The position alone; orders follow from the seed."""
-        return {"global_position": self.global_position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on at a stored position."""
-        self.global_position = state["global_position"]

@@ -44,16 +44,6 @@ def one_cycle(step: int, total: int, start: float, middle: float, end: float, ri
     return cosine(middle, end, (step - turn) / max(1e-12, total - turn))
 
 
-def momentum_linear(step: int, total: int, start: float, end: float) -> float:
-    """EMA momentum of I-JEPA: linear from ``start`` to ``end``."""
-    return start + (end - start) * min(step / total, 1.0)
-
-
-def momentum_cosine(step: int, total: int, start: float, end: float) -> float:
-    """EMA momentum of BYOL (Grill et al., 2020, section 3.2): cosine from ``start`` to ``end``."""
-    return cosine(start, end, step / total)
-
-
 @dataclass(frozen=True)
 class Rates:
     """What the optimiser uses in one step."""
