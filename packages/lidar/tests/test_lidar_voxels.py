@@ -2,12 +2,14 @@
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_lidar.geometry import GRIDS, VoxelGrid
 from jepa_lidar.voxels import OFFSET_FEATURES, Points, Voxels, bev_cells, join_scans, offset_features, voxelise
@@ -136,3 +138,23 @@ def test_cuda_gives_the_voxels_of_the_cpu() -> None:
     torch.testing.assert_close(cpu.features, gpu.features.cpu(), atol=1e-6, rtol=0)
     again = voxelise(points.to("cuda"), SMALL, 5, 900, seeds.cuda())
     assert torch.equal(gpu.features, again.features)
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often Python asks the device for a number: each makes the host wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.times += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("max_voxels", "times"), [(None, 0), (40, 1)])
+def test_voxels_ask_the_device_for_no_number_but_the_largest_scan(max_voxels: int | None, times: int) -> None:
+    points = join_scans([random_scan(1, 500), random_scan(2, 90)])
+    with Asked() as asked:
+        voxelise(points, SMALL, 5, max_voxels, torch.tensor([1, 2]))
+    assert asked.times == times

@@ -197,8 +197,8 @@ class Whiten:
     """Directions of little variance are made larger, so that a predictor cannot do well on the strongest few alone.
 
     With C the covariance of the batch's valid target sites of one kind, over all processes, the centred features are
-    multiplied by ``C^-power``: 0.5 whitens wholly (W-MSE, arXiv 2007.06346, section 3), 0.25 goes half of the way, so that
-    directions that are mostly noise stay small. Sites of other kinds are mapped by the same matrix.
+    multiplied by ``C^-power``: 0.5 whitens wholly (W-MSE, arXiv 2007.06346, section 3), 0.25 goes half of the way, so
+    that directions that are mostly noise stay small. Sites of other kinds are mapped by the same matrix.
 
     The eigenvalues are taken on the device; on CUDA that waits for the device once a step.
 

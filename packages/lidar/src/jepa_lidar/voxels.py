@@ -34,17 +34,10 @@ class Points:
     batch: Tensor
     batch_size: int
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Points:
-        """The same points on another device."""
-        return replace(
-            self,
-            features=self.features.to(device, non_blocking=non_blocking),
-            batch=self.batch.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> Points:
-        """The same points in page-locked memory, for asynchronous copies."""
-        return replace(self, features=self.features.pin_memory(), batch=self.batch.pin_memory())
+    def to(self, device: torch.device | str) -> Points:
+        """The same points on another device; from page-locked memory the copy does not make the host wait."""
+        features, batch = (x.to(device, non_blocking=x.is_pinned()) for x in (self.features, self.batch))
+        return replace(self, features=features, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -88,13 +81,14 @@ def voxelise(
             f"voxelise: grid {grid.name} expects the point features {grid.point_features}, "
             f"got {points.features.shape[1]} columns"
         )
-    inside = grid.inside(points.features)
-    features, batch = points.features[inside], points.batch[inside]
+    # One wait for the device: a boolean index would wait at each tensor.
+    inside = grid.inside(points.features).nonzero().squeeze(1)
+    features, batch = points.features.index_select(0, inside), points.batch.index_select(0, inside)
     keys, order = _linear_keys(grid.voxel_indices(features), batch, grid).sort(stable=True)
     voxel_keys, counts = torch.unique_consecutive(keys, return_counts=True)
     coordinates = _unravel(voxel_keys, grid)
     if max_points is not None:
-        order = order[_rank_in_segment(counts) < max_points]
+        order = order[_rank_in_segment(counts, len(order)) < max_points]
         counts = counts.clamp_max(max_points)
     means = _segment_mean(features[order], counts)
     voxels = Voxels(means, coordinates, points.batch_size, counts)
@@ -137,17 +131,19 @@ def _unravel(keys: Tensor, grid: VoxelGrid) -> Tensor:
     return torch.stack((keys, *parts[::-1]), dim=1)
 
 
-def _rank_in_segment(counts: Tensor) -> Tensor:
-    """Position of each row in its segment, for segments of ``counts`` rows that follow each other."""
+def _rank_in_segment(counts: Tensor, total: int) -> Tensor:
+    """Position of each of the ``total`` rows in its segment, for segments of ``counts`` rows that follow each other."""
     starts = counts.cumsum(0) - counts
-    return torch.arange(int(counts.sum()), device=counts.device) - torch.repeat_interleave(starts, counts)
+    # Told the total, it need not ask the device for it.
+    return torch.arange(total, device=counts.device) - torch.repeat_interleave(starts, counts, output_size=total)
 
 
 def _segment_mean(rows: Tensor, counts: Tensor) -> Tensor:
     if len(counts) == 0:
         return rows.new_zeros(0, rows.shape[1])
     # float64 keeps the sum of metres far from the sensor exact to a micrometre whatever the number of points.
-    return torch.segment_reduce(rows.double(), "mean", lengths=counts, axis=0).to(rows.dtype)
+    # "unsafe" leaves out a check of the lengths that waits for the device; they are counted from these very rows.
+    return torch.segment_reduce(rows.double(), "mean", lengths=counts, axis=0, unsafe=True).to(rows.dtype)
 
 
 def _within_budget(voxels: Voxels, max_voxels: int, seeds: Tensor | None) -> Voxels:
@@ -159,10 +155,10 @@ def _within_budget(voxels: Voxels, max_voxels: int, seeds: Tensor | None) -> Vox
     longest = int(per_scan.max())
     if longest <= max_voxels:
         return voxels
-    keys = random_keys(seeds.to(scan.device), longest, _BUDGET_STREAM)[scan, _rank_in_segment(per_scan)]
+    keys = random_keys(seeds.to(scan.device), longest, _BUDGET_STREAM)[scan, _rank_in_segment(per_scan, len(scan))]
     by_key = keys.argsort(stable=True)
     shuffled = by_key[scan[by_key].argsort(stable=True)]
-    kept = shuffled[_rank_in_segment(per_scan) < max_voxels].sort().values
+    kept = shuffled[_rank_in_segment(per_scan, len(scan)) < max_voxels].sort().values
     return replace(
         voxels,
         features=voxels.features[kept],

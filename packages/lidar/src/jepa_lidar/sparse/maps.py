@@ -120,7 +120,9 @@ class IndexMap:
 
     def _table(self, near: Tensor, far: Tensor, count: int, missing: int) -> Tensor:
         volume = self.geometry.volume
-        offset = torch.repeat_interleave(torch.tensor(self.counts)).to(near.device)
+        # Only the K counts travel to the device, not an offset for every pair.
+        counts = torch.tensor(self.counts, device=near.device)
+        offset = torch.repeat_interleave(counts, output_size=len(near))
         table = near.new_full((count * volume,), missing)
         return table.scatter_(0, near * volume + offset, far).view(count, volume)
 
