@@ -176,6 +176,16 @@ def test_the_first_signal_is_noted_and_a_later_ctrl_c_leaves_at_once(monkeypatch
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_the_end_of_accelerate_launch_is_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
+    launched = StopRequest()
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    alone = StopRequest()
+    assert launched.name == alone.name == ""
+    monkeypatch.setattr(os, "getppid", lambda: 1 << 30)
+    assert launched.name == "the end of accelerate launch" and alone.name == ""
+
+
 SCRIPT = """
 import json, sys
 from jepa_core.errors import UserError, print_error

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and Ctrl-C save at the next step; a second Ctrl-C leaves at once."""
+"""Being asked to stop: SIGTERM and Ctrl-C save at the next step, a second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ class StopRequest:
     """Notes signals while it is entered; the trainer asks :attr:`name` at each step."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self._signal = ""
         self._time_s = 0.0
+        # accelerate launch hands no signal on to the one process it starts: its own end is then the request.
+        self._launcher = os.getppid() if "ACCELERATE_USE_CPU" in os.environ else None
         self._before: dict[int, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """What asked to stop; empty while nothing did."""
+        orphaned = self._launcher is not None and os.getppid() != self._launcher
+        return self._signal or ("the end of accelerate launch" if orphaned else "")
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -38,11 +46,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        second = number == signal.SIGINT and self.name == "SIGINT" and time.monotonic() - self._time_s > _SAME_PRESS_S
-        if second:
+        again = number == signal.SIGINT and self._signal == "SIGINT"
+        if again and time.monotonic() - self._time_s > _SAME_PRESS_S:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), _SHOW_CURSOR)
             os._exit(130)
-        if not self.name:
+        if not self._signal:
             self._time_s = time.monotonic()
-        self.name = signal.Signals(number).name
+        self._signal = signal.Signals(number).name
