@@ -31,7 +31,7 @@ PAPER_LIKE = [
     "lidar.max_points=5",
     "lidar.variance_weight=1",
     "lidar.target.view=targets",
-    "lidar.target.standardise=false",
+    "lidar.target.normalise=none",
     "lidar.target.momentum_start=0.996",
     "lidar.predictor.input_scale=unit",
 ]
