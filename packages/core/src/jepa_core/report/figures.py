@@ -181,7 +181,7 @@ def _limits(axes: Axes, plan: _Plan) -> None:
 
 def probe_chart(rows: Sequence[tuple[str, float, float | None]], metric: str) -> Chart:
     """Figures of the probe's leading column with two standard errors, trained ones in colour."""
-    figure, axes = _canvas(5.0, 0.5 + 0.32 * len(rows))
+    figure, axes = _canvas(9.0, 0.5 + 0.32 * len(rows))
     for place, (name, value, stderr) in enumerate(reversed(rows)):
         colour = SERIES[0] if is_trained(name) else MUTED
         error = None if stderr is None else 2 * stderr
@@ -200,7 +200,7 @@ def is_trained(row: str) -> bool:
     return re.match(r"trained\b", row) is not None
 
 
-def _shorten(name: str, length: int = 28) -> str:
+def _shorten(name: str, length: int = 40) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

@@ -1,0 +1,52 @@
+"""The README tells the truth: its paths exist, its verbs and recipes are those of the command, it stays short."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jepa_core.cli import VERBS
+from jepa_core.plugins import find_modality, recipes
+
+
+@pytest.fixture(scope="module")
+def readme(root: Path) -> str:
+    return (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_is_short(readme: str) -> None:
+    assert len(readme.splitlines()) < 200
+
+
+def test_every_link_leads_somewhere(root: Path, readme: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", readme)
+    assert links and not [link for link in links if not (root / link).exists()]
+
+
+def test_every_path_of_the_tree_exists(root: Path, readme: str) -> None:
+    tree = readme.split("## The tree")[1].split("```")[1]
+    folder, missing = root, []
+    for line in tree.strip().splitlines():
+        names = re.split(r" {2,}", line.strip())
+        indented = line.startswith(" ")
+        if not indented:
+            folder = root / names[0].split()[0] if names[0].startswith("packages/") else root
+        # Names are separated by two spaces; the description begins at the first thing that is no path.
+        for name in (n for part in names for n in part.split() if re.fullmatch(r"[\w./*-]+(\.py|/|\.md|\.yaml)", n)):
+            base = folder if indented else root
+            if not list(base.glob(name.rstrip("/"))):
+                missing.append(f"{base.relative_to(root)}/{name}")
+    assert not missing
+
+
+def test_verbs_are_those_of_the_command(readme: str) -> None:
+    assert set(re.findall(r"^jepa (\w+)", readme, re.M)) == set(VERBS)
+
+
+def test_recipes_are_those_of_the_package(readme: str) -> None:
+    section = readme.split("## Recipes")[1].split("##")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(recipes(find_modality("lidar")))
+
+
+def test_launch_files_exist(root: Path, readme: str) -> None:
+    assert all((root / path).is_file() for path in re.findall(r"--config_file (\S+)", readme))
