@@ -205,3 +205,31 @@ def test_kitti_boxes_hold_their_points(kitti: Path) -> None:
     ]
     assert (held > 0).all() and held.sum() > 500
     assert recorded_boxes(kitti / "formats/kitti_000076.bin") is None
+
+
+BOX_HEAD = "frame,class,x,y,z,length,width,height,yaw"
+
+
+@pytest.mark.parametrize("ending", [".bin", ".pcd.bin", ".PCD", ".npz"])
+def test_boxes_are_found_whatever_the_scans_ending(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "boxes_lidar.csv").write_text(f"{BOX_HEAD}\n7,Car,1,2,0,4,2,1.5,0\n")
+    boxes = recorded_boxes(tmp_path / f"scans/000007{ending}")
+    assert boxes is not None and boxes.names == ("Car",)
+    assert recorded_boxes(tmp_path / f"scans/frame_7{ending}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("frame,class,x,y\n7,Car,1,2\n", "got none called z, length, width, height, yaw"),
+        (f"{BOX_HEAD}\n7,Car,1,2,0,4,wide,1.5,0\n", "'wide'"),
+        (f"{BOX_HEAD}\nseven,Car,1,2,0,4,2,1.5,0\n", "'seven'"),
+        (f"{BOX_HEAD}\n7,Car,1,2\n", "NoneType"),
+        ("", "got none called frame, class"),
+    ],
+)
+def test_a_broken_table_of_boxes_is_one_line(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "boxes_lidar.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"boxes_lidar.csv: expected") as raised:
+        recorded_boxes(tmp_path / "scans/000007.bin")
+    assert words in str(raised.value) and "\n" not in str(raised.value)

@@ -198,13 +198,25 @@ def sensor_for(grid: VoxelGrid, beams: int = 64) -> Sensor:
 
 
 def recorded_boxes(path: Path) -> Boxes | None:
-    """Boxes of a scan ``<drive>/<folder>/<frame>.*`` from ``<drive>/boxes_lidar.csv``; None without such a table."""
+    """Boxes of a scan ``<drive>/<folder>/<frame>.*`` from ``<drive>/boxes_lidar.csv``; None without such a table.
+
+    Raises:
+        ValueError: the table lacks a column or holds something else than numbers.
+    """
     table = path.parent.parent / _BOXES_TABLE
-    if not path.stem.isdecimal() or not table.is_file():
+    frame = path.name[: len(path.name) - len(scan_format(path) or path.suffix)]
+    if not frame.isdecimal() or not table.is_file():
         return None
+    wanted = ("frame", "class", *_BOX_COLUMNS)
     with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["frame"]) == int(path.stem)]
-    values = np.array([[float(row[name]) for name in _BOX_COLUMNS] for row in rows], dtype=np.float32)
+        reader = csv.DictReader(file)
+        if missing := [name for name in wanted if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{table}: expected the columns {', '.join(wanted)}, got none called {', '.join(missing)}")
+        try:
+            rows = [row for row in reader if int(row["frame"]) == int(frame)]
+            values = np.array([[float(row[name]) for name in _BOX_COLUMNS] for row in rows], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{table}: expected frame numbers and metres, but {error}") from None
     return Boxes(values.reshape(-1, 7), tuple(row["class"] for row in rows))
 
 
