@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.lattice import Lattice
+from jepa_core.results import Measurement as Measurement
+from jepa_core.results import Picture as Picture
+from jepa_core.results import ProbeTable as ProbeTable
 
 
 class BadSample(Exception):
     """A sample that cannot be used; the loader puts it in quarantine with this reason and goes on."""
 
 
-# --------------------------------------------------------------------------------------------------------------------
 # Data
-# --------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Sites:
         return cls(torch.arange(lattice.count, device=device).expand(batch, -1), complete=True)
 
     def valid_mask(self) -> Tensor:
-        """Bool ``[B, ..., N]``: which entries are real."""
+        """Which entries are real, bool ``[B, ..., N]``."""
         return torch.ones_like(self.ids, dtype=torch.bool) if self.valid is None else self.valid
 
     def kind_mask(self, kind: int) -> Tensor:
@@ -134,10 +135,11 @@ class Tokens:
         return replace(self, features=features)
 
     def dense(self, fill: Tensor | float = 0.0) -> Tensor:
-        """Features on the whole lattice, ``[B, lattice.count, D]``; ``fill`` (scalar or ``[D]``) elsewhere."""
+        """Features on the whole lattice ``[B, lattice.count, D]``; ``fill`` (scalar or ``[D]``) elsewhere."""
         batch, _, width = self.features.shape
         count = self.lattice.count
-        base = torch.as_tensor(fill, dtype=self.features.dtype, device=self.features.device)
+        # A number is filled in on the device: a copy from the host would wait for it.
+        base = fill.to(self.features.dtype) if isinstance(fill, Tensor) else self.features.new_full((), fill)
         if self.sites.complete:
             return torch.where(self.sites.valid_mask().unsqueeze(-1), self.features, base)
         # One spare row past the lattice takes what is not valid, so that no boolean indexing is needed.
@@ -252,16 +254,11 @@ class ParameterGroup:
     lr_scale: float = 1.0
 
 
-# --------------------------------------------------------------------------------------------------------------------
 # Parts
-# --------------------------------------------------------------------------------------------------------------------
 
 
 class Encoder(Protocol):
-    """Turns inputs into tokens.
-
-    Promise: it sees only what is kept. Changing a dropped input changes no valid output bit.
-    """
+    """Turns inputs into tokens. Promise: changing a dropped input changes no valid output bit."""
 
     def __call__(self, inputs: Any, keep: Sites | None) -> Tokens:
         """Tokens at ``keep`` (all sites when None)."""
@@ -269,10 +266,7 @@ class Encoder(Protocol):
 
 
 class Masker(Protocol):
-    """Draws masks.
-
-    Promise: pure; differs per sample; the same on every device, worker count and process count.
-    """
+    """Draws masks. Promise: pure; per sample; the same on every device, worker count and process count."""
 
     def __call__(self, grid: Grid, seeds: Tensor, batch_seed: int) -> tuple[Mask, ...]:
         """Masks for a batch with per-sample ``seeds`` int64 ``[B]``."""
@@ -343,13 +337,14 @@ class Method(Protocol):
         ...
 
     def after_step(self, step: int) -> None:
-        """Called once per optimiser step, ``step`` counted from 1: moves the target encoder."""
+        """Called once per optimiser step, ``step`` counted from 1: moves the target encoder.
+
+        A method may also offer ``compile_blocks()`` (for ``trainer.compile``) and ``momentum_now`` (logged).
+        """
         ...
 
 
-# --------------------------------------------------------------------------------------------------------------------
 # Modalities
-# --------------------------------------------------------------------------------------------------------------------
 
 
 class SampleSource(Protocol):
@@ -368,40 +363,6 @@ class SampleSource(Protocol):
     def collate(self, samples: Sequence[Any]) -> Any:
         """The ``inputs`` of a :class:`Batch`."""
         ...
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One figure with its error and what it was measured on."""
-
-    value: float
-    stderr: float | None = None
-
-
-@dataclass(frozen=True)
-class ProbeTable:
-    """A probe's figures: rows are what was probed, columns are metrics.
-
-    Attributes:
-        metric: the leading column, for example ``"average precision"``.
-        rows: name to {column: figure}; the rows ``trained``, ``untrained`` and ``raw`` always stand.
-        n: samples (or cells) the test figures stand on.
-        note: how it was measured, one sentence.
-    """
-
-    metric: str
-    rows: Mapping[str, Mapping[str, Measurement]]
-    n: int
-    note: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture for the report: PNG bytes and a caption."""
-
-    title: str
-    png: bytes
-    caption: str = ""
 
 
 class Modality(Protocol):

@@ -68,7 +68,7 @@ class Cosine:
     Each length is ``sqrt(|x|^2 + eps^2)``, so that a zero vector has energy 1 and a finite gradient.
     """
 
-    eps: float = 1e-6
+    eps: float = 1e-4
 
     def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
         """``[..., D]``, ``[..., D]`` to float32 ``[...]`` (float64 for float64 features)."""
@@ -92,7 +92,7 @@ class BinaryCrossEntropy:
     def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Logits ``[..., D]``, occupancies ``[..., D]`` to float32 ``[...]`` (float64 for float64 logits)."""
         logits = _wide(predicted)
-        weight = logits.new_tensor(self.positive_weight)
+        weight = logits.new_full((), self.positive_weight)
         loss = functional.binary_cross_entropy_with_logits(
             logits, target.to(logits.dtype), pos_weight=weight, reduction="none"
         )

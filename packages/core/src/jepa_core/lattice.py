@@ -59,6 +59,6 @@ class Lattice:
 
     def positions(self, ids: Tensor) -> Tensor:
         """Centres ``[..., axes]`` of sites, float32, in ``units``."""
-        spacing = torch.tensor(self.spacing, device=ids.device)
-        origin = torch.tensor(self.origin, device=ids.device)
-        return self.coordinates(ids).float() * spacing + origin
+        # Python numbers, not tensors: a copy from the host would wait for the device.
+        axes = zip(self.coordinates(ids).float().unbind(-1), self.spacing, self.origin, strict=True)
+        return torch.stack([place * spacing + origin for place, spacing, origin in axes], dim=-1)

@@ -35,7 +35,8 @@ class TrainerSettings:
         log_every: steps between two lines of ``metrics.jsonl``.
         checkpoint_every: steps between two checkpoints; 0 = only the last.
         keep_checkpoints: older ones are removed; 0 = keep all.
-        threads: CPU threads of each training process; ``auto`` or a number.
+        threads: CPU threads of each training process; ``auto`` (all cores, shared between the processes of a machine;
+            a launcher's OMP_NUM_THREADS=1 does not count) or a number.
     """
 
     max_steps: int = 1000

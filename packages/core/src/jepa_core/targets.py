@@ -225,6 +225,10 @@ class Whiten:
             mean = sum_over_processes((x * weight).sum((0, 1, 2))) / count
             centred_RD = ((x - mean) * weight).flatten(0, 2)
             covariance_DD = sum_over_processes(centred_RD.T @ centred_RD) / count
+            # A diverged run must reach the trainer's own check of the loss, not an error of the eigenvalues: what is
+            # not finite still comes through x.
+            identity_DD = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+            covariance_DD = torch.where(torch.isfinite(covariance_DD).all(), covariance_DD, identity_DD)
             values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
             floor = self.eps * values_D.mean() + torch.finfo(x.dtype).tiny
             scale_D = (values_D.clamp(min=0) + floor).pow(-self.power)

@@ -49,8 +49,10 @@ class BevPredictor(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def compile_blocks(self) -> None:
-        """Compiles the convolutions in place; state-dict keys stay."""
-        self.layers.compile()
+        """Compiles the convolutions in place; state-dict keys stay. Batch norm, which may join processes, stays out."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                layer.compile()
 
     def forward(self, context: Tokens, targets: Sites, condition: Condition | None) -> Tensor:
         """Predictions ``[B, K, M, D]`` at ``targets``; every target block sees the same map."""

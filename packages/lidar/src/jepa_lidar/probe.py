@@ -18,7 +18,7 @@ from jepa_core.contracts import Batch, Measurement, Method, ProbeTable
 from jepa_core.evaluate.probes import average_precision, bootstrap_stderr, fit_logistic, paired_bootstrap, ridge_r2
 from jepa_core.nn.norm import JointBatchNorm
 from jepa_lidar.geometry import VoxelGrid
-from jepa_lidar.raw_features import cell_statistics, height_span, neighbourhood
+from jepa_lidar.raw_features import cell_statistics, height_span, neighbourhood, without_extremes
 from jepa_lidar.voxels import join_scans
 
 BATCH = 4
@@ -149,7 +149,14 @@ class CellProbe:
         return torch.cat([cast(Tensor, scan.objects)[scan.counted] for scan in scans]).double()
 
     def add_raw(self) -> None:
-        """Rows of the raw statistics."""
+        """Rows of the raw statistics; the height span is read from those that do not hold it already."""
+        r2 = ridge_r2(
+            without_extremes(self.train_raw.joined("raw")),
+            self.train_raw.joined("span"),
+            without_extremes(self.test_raw.joined("raw")),
+            self.test_raw.joined("span"),
+        )
+        self.rows.setdefault("raw", {})[SPAN] = Measurement(r2)
         self._objects("raw", AP, self.train_raw.joined("raw"), self.test_raw.joined("raw"))
         self._objects("raw, own cell", AP, self.train_raw.joined("own"), self.test_raw.joined("own"))
 

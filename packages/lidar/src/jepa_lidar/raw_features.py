@@ -46,6 +46,12 @@ def neighbourhood(statistics: Tensor, grid: VoxelGrid) -> Tensor:
     return F.unfold(map_1CYX, kernel_size=3, padding=1).squeeze(0).T
 
 
+def without_extremes(around: Tensor) -> Tensor:
+    """The columns of :func:`neighbourhood` ``[R, 72]`` without the highest and lowest points, ``[R, 54]``."""
+    kept = [index for index, name in enumerate(RAW_NAMES) if name not in ("min_z", "max_z")]
+    return around.reshape(len(around), len(RAW_NAMES), -1)[:, kept].flatten(1)
+
+
 def height_span(statistics: Tensor) -> Tensor:
     """Highest minus lowest point of each cell in metres, ``[cells]``."""
     return statistics[:, RAW_NAMES.index("max_z")] - statistics[:, RAW_NAMES.index("min_z")]

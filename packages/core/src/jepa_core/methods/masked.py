@@ -162,7 +162,8 @@ class MaskedPrediction(nn.Module):
         self, batch: Batch, step: int, mask: Mask, context: Tokens, target: Tokens, counts: Tensor | None
     ) -> Losses:
         predicted_BKMD = self.predictor(context, mask.targets, batch.condition)
-        target_BKMD = self._target_features(target, mask.targets)
+        raw_BKMD = target.at(mask.targets)
+        target_BKMD = self._target_features(raw_BKMD, mask.targets)
         distance_BKM = self.energy(predicted_BKMD, target_BKMD)
         total, terms = reduce_energy(distance_BKM, mask.targets, self.coefficients, counts, batch.micro_batches)
         for regulariser in self.regularisers:
@@ -170,7 +171,7 @@ class MaskedPrediction(nn.Module):
             total, terms = total + extra, {**terms, **named}
         monitor = {
             "context": self._rows(context.features, context.sites, batch.seeds),
-            "target": self._rows(target.at(mask.targets).flatten(1, 2), mask.targets.flat(), batch.seeds),
+            "target": self._rows(raw_BKMD.flatten(1, 2), mask.targets.flat(), batch.seeds),
         }
         return Losses(total, {name: value.detach() for name, value in terms.items()}, monitor)
 
@@ -179,9 +180,8 @@ class MaskedPrediction(nn.Module):
             return tokens
         return tokens.with_features(self.kind_token(tokens.features, tokens.sites))
 
-    def _target_features(self, target: Tokens, targets: Sites) -> Tensor:
+    def _target_features(self, features_BKMD: Tensor, targets: Sites) -> Tensor:
         with torch.no_grad():
-            features_BKMD = target.at(targets)
             if self.normaliser is not None:
                 features_BKMD = self.normaliser(features_BKMD, targets)
             if self.kind_token is not None:

@@ -50,7 +50,10 @@ class Recorder:
         accelerator.project_configuration.set_directories(str(run_dir))
         accelerator.log_with = filter_trackers(list(trackers), str(run_dir))
         # TensorBoard files are never rewritten: it is told from where on older ones no longer count.
-        accelerator.init_trackers("trackers", init_kwargs={"tensorboard": {"purge_step": after_step + 1}})
+        accelerator.init_trackers(
+            "trackers",
+            init_kwargs={"tensorboard": {"purge_step": after_step + 1}, "wandb": {"name": run_dir.name}},
+        )
 
     def write(self, step: int, metrics: Mapping[str, float], headline: str) -> None:
         """One step's figures and the monitor's headline."""
