@@ -54,12 +54,12 @@ def config_for(data: str, recipe: str, seed: int, overrides: list[str]) -> Lidar
 
 def train(config: LidarRun, runs: Path, name: str) -> tuple[Method, dict[str, float | str]]:
     """Trains through the trainer that every user runs; returns the method and the run's own figures."""
-    config.runs_dir, config.name = str(runs), name
-    before = set(runs.glob("*")) if runs.exists() else set()
+    config.runs_dir, config.name = str(runs / name), "run"
+    before = set((runs / name).glob("*"))
     code = run_training(config, MODALITY, to_yaml(config))
     if code != 0:
         raise SystemExit(f"training ended with exit code {code}")
-    (folder,) = set(runs.glob("*")) - before
+    (folder,) = set((runs / name).glob("*")) - before
     method = build_method(config)
     checkpoint = newest(folder, print)
     load_into(method, load_model(checkpoint), str(checkpoint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -28,6 +29,17 @@ VERDICT_STYLES = {
     "total": "bold red",
     "diverging": "bold red",
 }
+
+
+# Columns of tables in a file or a pipe, where there is no terminal to ask.
+FILE_COLUMNS = 110
+
+
+def _standard_output() -> rich.console.Console:
+    out = rich.console.Console(highlight=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = FILE_COLUMNS
+    return out
 
 
 class Console:
@@ -57,7 +69,7 @@ class Console:
         self._every = max(settings.lines_every, 1)
         self._enabled = enabled
         self._off = settings.progress == "off"
-        self._out = output if output is not None else rich.console.Console(highlight=False)
+        self._out = output if output is not None else _standard_output()
         self._bar = settings.progress in ("auto", "bar") and self._out.is_terminal
         self._live: Live | None = None
         self._view = _View(self._total)

@@ -161,7 +161,7 @@ def _look_at(config: RunSettings, modality: Modality, trainer: Trainer, parts: P
     with torch.no_grad():
         outcome.write_pictures(parts.run_dir, modality.pictures(config, trainer.method, to_device(batch, device)))
     untrained: Method = build_method(config, modality).to(device).eval()
-    parts.console.message("probing the trained encoder against an untrained one and raw features")
+    parts.console.message("training is done: pictures, then the probe of frozen features beside its controls")
     return modality.probe(config, trainer.method, untrained, device)
 
 
