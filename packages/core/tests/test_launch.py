@@ -61,6 +61,10 @@ def test_device_precision_and_threads_have_reasons(monkeypatch: pytest.MonkeyPat
     assert launch.choose_device("auto", 1) == ("cpu", "torch sees no CUDA device")
     assert launch.choose_precision("auto", "cpu")[0] == "fp32"
     assert launch.choose_precision("bf16", "cpu") == ("bf16", "as set by trainer.precision")
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(launch, "cpu_multiplies_bf16", lambda has=has: has)
+        assert launch.choose_precision("native", "cpu")[0] == precision
+        assert launch.choose_precision("auto", "cpu")[0] == "fp32"
     assert launch.choose_threads("auto", 2, {}, cores=8)[0] == 4
     assert launch.choose_threads("auto", 16, {}, cores=8)[0] == 1
     assert launch.choose_threads("auto", 1, {"OMP_NUM_THREADS": "3"}, cores=8)[0] == 3
@@ -131,3 +135,12 @@ def test_accelerate_launch_on_a_cpu_is_refused_in_earnest(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "asked for 2 processes, but the world has 1" in done.stderr and done.returncode != 0
+
+
+def test_what_linux_says_of_a_cpu_tells_whether_it_multiplies_bf16(tmp_path: Path) -> None:
+    listed = tmp_path / "cpuinfo"
+    assert not launch.cpu_multiplies_bf16(listed)
+    listed.write_text("flags\t\t: fpu avx2 avx512f\n")
+    assert not launch.cpu_multiplies_bf16(listed)
+    listed.write_text("flags\t\t: fpu avx2 avx512_bf16 amx_tile\n")
+    assert launch.cpu_multiplies_bf16(listed)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa_core.nn.attention import Attention
+from jepa_core.nn.attention import Attention, attend, key_mask
 from jepa_core.nn.position import rotary
 from jepa_core.nn.transformer import Block, DropPath, Transformer, scale_residuals_by_depth
 
@@ -26,6 +26,20 @@ def test_attention_equals_the_textbook_one() -> None:
     torch.testing.assert_close(ours(x), theirs(x, x, x)[0], atol=1e-6, rtol=1e-5)
     expected = theirs(x, x, x, key_padding_mask=~valid)[0]
     torch.testing.assert_close(ours(x, valid), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_in_bf16_on_a_cpu_is_the_same_attention() -> None:
+    q, k, v = (tokens(3, 2, 4, 9, 8)[i].bfloat16().requires_grad_() for i in range(3))
+    valid = torch.rand(2, 9, generator=torch.Generator().manual_seed(1)) < 0.7
+    for mask in (None, key_mask(valid)):
+        got = attend(q, k, v, mask)
+        expected = attend(q.float(), k.float(), v.float(), mask)
+        assert got.dtype == torch.bfloat16
+        torch.testing.assert_close(got.float(), expected, atol=0.02, rtol=0.02)
+        mine = torch.autograd.grad(got.sum(), (q, k, v))
+        theirs = torch.autograd.grad(expected.sum(), (q, k, v))
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
 
 
 def test_head_width_need_not_multiply_to_the_width() -> None:

@@ -75,7 +75,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.batch_size": at_least(1),
     "trainer.accumulation": at_least(1),
     "trainer.clip_norm": at_least(0),
-    "trainer.precision": one_of("auto", "fp32", "bf16"),
+    "trainer.precision": one_of("auto", "native", "fp32", "bf16"),
     "trainer.device": one_of("auto", "cpu", "cuda"),
     "trainer.log_every": at_least(1),
     "trainer.checkpoint_every": at_least(0),

@@ -29,7 +29,8 @@ class TrainerSettings:
         batch_size: samples per process and micro-batch.
         accumulation: micro-batches per optimiser step.
         clip_norm: gradient norm is clipped to this; 0 = no clipping.
-        precision: ``auto`` (bf16 where the hardware has it), ``fp32``, ``bf16``.
+        precision: ``auto`` (bf16 on GPUs that have it), ``native`` (and on CPUs that multiply in it), ``fp32``,
+            ``bf16``.
         device: ``auto``, ``cpu``, ``cuda``.
         compile: whether the method's blocks are compiled with torch.compile.
         log_every: steps between two lines of ``metrics.jsonl``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from jepa_core.train.control import Control
 from jepa_core.train.launched import ancestor_commands, check_launched, world_from_environment
 
 Choice = tuple[str, str, str]
+PRECISIONS = ("auto", "native", "fp32", "bf16")
 # Variables that only torchrun and accelerate launch set in the processes they start.
 _LAUNCHER_MARKS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
 
@@ -118,17 +120,36 @@ def choose_device(setting: str, local_world: int) -> tuple[str, str]:
 
 def choose_precision(setting: str, device: str) -> tuple[str, str]:
     """``bf16`` or ``fp32``, and why."""
-    if setting not in ("auto", "fp32", "bf16"):
-        raise LaunchError(f"trainer.precision: expected auto, fp32 or bf16, got {setting!r}")
+    if setting not in PRECISIONS:
+        raise LaunchError(f"trainer.precision: expected one of {', '.join(PRECISIONS)}, got {setting!r}")
     if setting == "fp32":
         return "fp32", "as set by trainer.precision"
     if device == "cpu":
-        return ("bf16", "as set by trainer.precision") if setting == "bf16" else ("fp32", "bf16 is slower on most CPUs")
+        return _precision_of_cpu(setting)
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "as set by trainer.precision" if setting == "bf16" else "the GPU computes in bf16"
     if setting == "bf16":
         raise LaunchError("trainer.precision: bf16 was asked for, but this GPU has no bf16; use fp32 or auto")
     return "fp32", "this GPU has no bf16"
+
+
+def _precision_of_cpu(setting: str) -> tuple[str, str]:
+    if setting == "bf16":
+        return "bf16", "as set by trainer.precision"
+    if setting == "auto":
+        return "fp32", "bf16 is slower on most CPUs"
+    if cpu_multiplies_bf16():
+        return "bf16", "this CPU multiplies in bf16"
+    return "fp32", "this CPU is not known to multiply in bf16"
+
+
+def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether Linux names instructions for products in bf16; elsewhere nothing is known."""
+    try:
+        words = set(cpuinfo.read_text(encoding="utf-8").split())
+    except OSError:
+        return False
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def choose_threads(
