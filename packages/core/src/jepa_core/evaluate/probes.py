@@ -27,6 +27,9 @@ CONSTANT_STD = 1e-8
 NEWTON_UNKNOWNS = 1200
 """Above this many coefficients a Hessian costs more than it saves, and L-BFGS takes over."""
 
+SCREENING_TOLERANCE = 1e-3
+"""Of the gradient, where penalties are only compared with each other; what is reported converges to 1e-6."""
+
 WeightedMetric = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(scores [N], labels [N], weights [W, N]) -> [W]``: a metric under W weightings of the rows at once."""
 
@@ -124,12 +127,12 @@ def fit_logistic(features: Tensor, labels: Tensor, l2: float = 1e-3, class_weigh
     return LogisticProbe(standardiser, weight, float(model.intercept_[0]), int(np.max(model.n_iter_)))
 
 
-def _logistic_model(l2: float, rows: int, unknowns: int, class_weight: str | None) -> Any:
+def _logistic_model(l2: float, rows: int, unknowns: int, class_weight: str | None, tolerance: float = 1e-6) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     solver = "newton-cholesky" if unknowns <= NEWTON_UNKNOWNS else "lbfgs"
     # scikit-learn sums the loss over rows and halves |w|^2; not converging is a ConvergenceWarning, never silence.
-    return LogisticRegression(C=1 / (l2 * rows), solver=solver, tol=1e-6, max_iter=2000, class_weight=class_weight)
+    return LogisticRegression(C=1 / (l2 * rows), solver=solver, tol=tolerance, max_iter=2000, class_weight=class_weight)
 
 
 def average_precision(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -383,8 +386,17 @@ def _fold_accuracy(features: Tensor, labels: np.ndarray, groups: np.ndarray, l2:
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         splits = list(splitter.split(labels, labels, groups))
     for fit, held in splits:
-        correct += int((_fit_predict(features[fit], labels[fit], features[held], l2) == labels[held]).sum())
+        predicted = _screen(features[fit], labels[fit], features[held], l2)
+        correct += int((predicted == labels[held]).sum())
     return correct / len(labels)
+
+
+def _screen(train: Tensor, labels: np.ndarray, test: Tensor, l2: float) -> np.ndarray:
+    """As :func:`_fit_predict`, in float32 and to a looser tolerance: several times faster."""
+    standardiser = Standardiser.fit(train)
+    model = _logistic_model(l2, len(labels), train.shape[1] * len(np.unique(labels)), None, SCREENING_TOLERANCE)
+    model.fit(standardiser(train).float().numpy(), labels)
+    return np.asarray(model.predict(standardiser(test).float().numpy()))
 
 
 def _fit_predict(train: Tensor, labels: np.ndarray, test: Tensor, l2: float) -> np.ndarray:
