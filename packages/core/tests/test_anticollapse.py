@@ -203,3 +203,19 @@ def test_wrong_use_is_named() -> None:
         ac.Barlow()(Z[None], None, 0)
     with pytest.raises(ValueError, match="slices >= 1"):
         ac.SIGReg(slices=0)
+
+
+def test_the_pooled_term_sees_the_means_of_samples_alone() -> None:
+    x = wave(6 * 5, 4).view(6, 5, 4)
+    means = x.mean(1)[None]
+    found = ac.PooledVariance(covariance=0.5)(x, None, 0)
+    assert close(found["pooled_variance"], ac.VarianceHinge()(means, None, 0)["variance"].item())
+    assert close(found["pooled_covariance"], 0.5 * ac.Covariance()(means, None, 0)["covariance"].item())
+    # Tokens that differ within a sample but not between samples do not count as spread.
+    same = x[:1].expand(6, -1, -1)
+    assert ac.PooledVariance()(same, None, 0)["pooled_variance"] > 0.98
+    valid = torch.ones(6, 5, dtype=torch.bool)
+    valid[:, 3:] = False
+    cut = ac.PooledVariance(covariance=0.5)(torch.where(valid[..., None], x, float("nan")), valid, 0)
+    kept = ac.PooledVariance(covariance=0.5)(x[:, :3], None, 0)
+    assert all(close(cut[name], kept[name].item()) for name in kept)

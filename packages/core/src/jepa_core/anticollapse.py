@@ -150,6 +150,32 @@ class Covariance:
         return off_VDD.square().sum((1, 2)) / z_VND.shape[-1]
 
 
+@dataclass(frozen=True)
+class PooledVariance:
+    """Variance hinge and covariance of each sample's mean feature, over the joined batch.
+
+    It acts on what a readout of the mean sees, where :class:`VarianceHinge` of single tokens may be content with what
+    differs between the tokens of one sample.
+
+    Attributes:
+        covariance: weight of the covariance beside the variance; 0.04 is VICReg's 1 / 25.
+        gamma: the std asked for.
+    """
+
+    covariance: float = 0.04
+    gamma: float = 1.0
+
+    def __call__(self, features: Tensor, valid: Tensor | None, step: int) -> dict[str, Tensor]:
+        """``{"pooled_variance": ..., "pooled_covariance": ...}`` of ``[V, N, D]``, the latter times its weight."""
+        x_VND, weight_VN = _prepare(features, valid)
+        count_V = weight_VN.sum(1)
+        mean_1VD = (x_VND.sum(1) / count_V.clamp(min=1)[:, None])[None]
+        counted_1V = (count_V > 0)[None]
+        variance = VarianceHinge(self.gamma)(mean_1VD, counted_1V, step)["variance"]
+        covariance = Covariance()(mean_1VD, counted_1V, step)["covariance"]
+        return {"pooled_variance": variance, "pooled_covariance": self.covariance * covariance}
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Two views
 # --------------------------------------------------------------------------------------------------------------------
