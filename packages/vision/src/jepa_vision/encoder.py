@@ -1,0 +1,159 @@
+"""The vision transformer of I-JEPA (arXiv 2301.08243), V-JEPA (2404.08471) and V-JEPA 2 (2506.09985): pre-norm, no
+class token, fixed sine-cosine or rotary positions. Only the patches that are kept are embedded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from jepa_core.contracts import Sites, Tokens
+from jepa_core.lattice import Lattice
+from jepa_core.nn.position import Pairing, Rotation, rotary, sin_cos
+from jepa_core.nn.transformer import Transformer, clean, init_linear, scale_residuals_by_depth
+from jepa_vision.frontend import Patches
+
+Stem = Literal["linear", "mlp"]
+Positions = Literal["sin_cos_xy", "sin_cos_yx", "rotary_interleaved", "rotary_tiled"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A row of the table of encoders.
+
+    Attributes:
+        width: D of the tokens.
+        depth: blocks.
+        heads: attention heads.
+        mlp_hidden: width inside the MLP.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+
+
+SIZES: Mapping[str, Size] = {
+    "nano": Size(128, 4, 4, 512),
+    "micro": Size(192, 6, 6, 768),
+    "tiny": Size(192, 12, 3, 768),
+    "small": Size(384, 12, 6, 1536),
+    "base": Size(768, 12, 12, 3072),
+    "large": Size(1024, 24, 16, 4096),
+    "huge": Size(1280, 32, 16, 5120),
+    # I-JEPA and V-JEPA; V-JEPA 2 has the same weights' shapes with heads of 64.
+    "giant": Size(1408, 40, 16, 6144),
+    "giant_22_heads": Size(1408, 40, 22, 6144),
+    # The released builders misspell the ratio's argument, so that the MLP is four times as wide as the tokens.
+    "gigantic": Size(1664, 48, 16, 6656),
+    "gigantic_26_heads": Size(1664, 48, 26, 6656),
+}
+
+
+class PatchEmbedding(nn.Module):
+    """Flattened patches ``[B, N, C]`` to ``[B, N, D]``, each patch alone.
+
+    Args:
+        channels: C.
+        width: D.
+        stem: ``linear`` (the published convolution), or ``mlp``: linear, GELU, linear, which helps small encoders.
+    """
+
+    def __init__(self, channels: int, width: int, stem: Stem) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, width)
+        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(width, width)) if stem == "mlp" else nn.Identity()
+        self.apply(init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, N, C]`` to ``[B, N, D]``."""
+        return cast(Tensor, self.mlp(self.proj(x)))
+
+
+class VisionTransformer(nn.Module):
+    """An encoder of patches; keeps the contract ``Encoder``.
+
+    Any lattice of the same axes can be encoded: positions follow the sites' indices, so that larger grids extrapolate.
+
+    Args:
+        size: row of :data:`SIZES`.
+        channels: width of a flattened patch.
+        lattice: that is usual; its position table is computed once.
+        stem: see :class:`PatchEmbedding`.
+        positions: ``sin_cos_xy`` (the first channels are the column's, as I-JEPA has it), ``sin_cos_yx`` (axes in
+            their own order, as V-JEPA has it in two and three dimensions), ``rotary_interleaved`` or ``rotary_tiled``
+            (see :func:`jepa_core.nn.position.rotary`).
+        drop_path: rate of the last block, growing from 0.
+        recompute: activation checkpointing.
+        scale_residuals: ``constant`` (I-JEPA, V-JEPA) or ``by_depth`` (V-JEPA 2), see
+            :func:`jepa_core.nn.transformer.scale_residuals_by_depth`.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self,
+        size: Size,
+        channels: int,
+        lattice: Lattice,
+        stem: Stem = "linear",
+        positions: Positions = "sin_cos_xy",
+        drop_path: float = 0.0,
+        recompute: bool = False,
+        scale_residuals: Literal["constant", "by_depth"] = "constant",
+    ) -> None:
+        super().__init__()
+        self.size, self.lattice, self.positions = size, lattice, positions
+        self.patch_embed = PatchEmbedding(channels, size.width, stem)
+        self.transformer = Transformer(
+            size.width, size.depth, size.heads, size.mlp_hidden, drop_path=drop_path, recompute=recompute
+        )
+        if scale_residuals == "by_depth":
+            scale_residuals_by_depth(self.transformer)
+        # Not saved: it follows from the lattice, and a saved one would pin the lattice's size.
+        self.register_buffer("table", self._codes(lattice), persistent=False)
+
+    @property
+    def width(self) -> int:
+        """D of the tokens."""
+        return self.size.width
+
+    def _codes(self, lattice: Lattice) -> Tensor:
+        """Position codes of a lattice, float32 ``[N, D]``; without rows for rotary positions."""
+        if self.positions.startswith("rotary"):
+            return torch.empty(0, self.size.width)
+        order = lattice.axes if self.positions == "sin_cos_yx" else (*lattice.axes[:-2], *lattice.axes[-2:][::-1])
+        coordinates = lattice.coordinates(torch.arange(lattice.count)).double()
+        return sin_cos(lattice, self.size.width, order)(coordinates).float()
+
+    def forward(self, inputs: Patches, keep: Sites | None) -> Tokens:
+        """Tokens of the kept patches, ``[B, N, D]`` after the last norm; of all patches when ``keep`` is None."""
+        sites, x = self._embed(inputs, keep)
+        return Tokens(self.transformer(x, sites.valid, self._rotation(sites, inputs.lattice)), sites, inputs.lattice)
+
+    def _embed(self, inputs: Patches, keep: Sites | None) -> tuple[Sites, Tensor]:
+        lattice, patches = inputs.lattice, inputs.features
+        sites = Sites.whole(lattice, len(patches), patches.device) if keep is None else keep
+        table = self.table if lattice.sizes == self.lattice.sizes else self._codes(lattice).to(patches.device)
+        if not sites.complete:
+            patches = patches.gather(1, sites.ids.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+        x = self.patch_embed(clean(patches, sites.valid))
+        if len(table):
+            x = x + (table if sites.complete else table[sites.ids]).to(x.dtype)
+        return sites, x
+
+    def _rotation(self, sites: Sites, lattice: Lattice) -> Rotation | None:
+        if not self.positions.startswith("rotary"):
+            return None
+        pairing: Pairing = "tiled" if self.positions == "rotary_tiled" else "interleaved"
+        return rotary(lattice.coordinates(sites.ids).float(), self.size.width // self.size.heads, pairing)
+
+    def compile_blocks(self) -> None:
+        """Compiles each block for itself."""
+        for block in self.transformer.blocks:
+            block.compile()

@@ -1,0 +1,139 @@
+"""The frozen-encoder probe: which class is this image? Logistic regression and nearest neighbours on pooled tokens.
+
+Two readouts: the mean of all tokens, and the means of the four quarters of the image side by side. Controls: the same
+encoder untrained with the same readouts, and the picture itself at 16 x 16 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from jepa_core.contracts import BadSample, Measurement, ProbeTable, Tokens
+from jepa_core.evaluate.probes import knn_accuracy, linear_probe_accuracy
+from jepa_core.methods.masked import MaskedPrediction
+from jepa_vision.image_data import Images, Splits
+from jepa_vision.image_files import Record
+from jepa_vision.settings import VisionProbeSettings
+
+LINEAR, KNN = "linear", "kNN"
+MEAN, QUARTERS = "", ", 2x2"
+RAW_SIDE = 16
+
+Features = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Images of one side of the split, decoded once.
+
+    Attributes:
+        pictures: uint8 ``[N, H, W, 3]``, centre cuts at the input size.
+        small: uint8 ``[N, 16, 16, 3]``.
+        labels: ``[N]``.
+        unreadable: images that were left out.
+    """
+
+    pictures: NDArray[np.uint8]
+    small: NDArray[np.uint8]
+    labels: Tensor
+    unreadable: int
+
+
+def load_side(records: Sequence[Record], size: tuple[int, int], most: int) -> Side:
+    """At most ``most`` labelled images (0 = all), evenly spread over the list."""
+    labelled = [record for record in records if record.label is not None]
+    places = np.linspace(0, len(labelled) - 1, min(most or len(labelled), len(labelled))).round().astype(int)
+    chosen = [labelled[place] for place in np.unique(places)]
+    pictures, small, labels = [], [], []
+    for record in chosen:
+        try:
+            pictures.append(Images([record], size).load(0, 0))
+        except (BadSample, OSError):
+            continue
+        small.append(Images([record], (RAW_SIDE, RAW_SIDE)).load(0, 0))
+        labels.append(cast(int, record.label))
+    if not labels:
+        raise ValueError(f"probe: expected labelled images that can be read, got none of {len(records)}")
+    return Side(np.stack(pictures), np.stack(small), torch.tensor(labels), len(chosen) - len(labels))
+
+
+def quarters(tokens: Tokens) -> Tensor:
+    """Means of the four quarters of the image, ``[B, 4 D]``."""
+    rows, columns = tokens.lattice.sizes
+    maps = tokens.features.float().transpose(1, 2).unflatten(2, (rows, columns))
+    return F.adaptive_avg_pool2d(maps, 2).flatten(1)
+
+
+class ImageProbe:
+    """Fits and tests the probes of one split.
+
+    Args:
+        splits: labelled images.
+        size: ``(height, width)`` of the encoder's input.
+        settings: see there.
+        device: where features are computed.
+    """
+
+    def __init__(
+        self, splits: Splits, size: tuple[int, int], settings: VisionProbeSettings, device: torch.device
+    ) -> None:
+        self.settings, self.device, self.note = settings, device, splits.note
+        self.train = load_side(splits.train, size, settings.train_images)
+        self.test = load_side(splits.test, size, settings.test_images)
+        self.rows: dict[str, dict[str, Measurement]] = {}
+
+    def add(self, name: str, method: MaskedPrediction) -> None:
+        """The row of an encoder."""
+        train, test = self._features(method, self.train), self._features(method, self.test)
+        for readout in (MEAN, QUARTERS):
+            self._measure(name, readout, train[readout], test[readout])
+
+    def add_raw(self) -> None:
+        """The row of the pictures themselves."""
+        train, test = (torch.from_numpy(side.small).flatten(1).float() / 255 for side in (self.train, self.test))
+        self._measure("raw", MEAN, train, test)
+
+    def _measure(self, name: str, readout: str, train: Tensor, test: Tensor) -> None:
+        labels = self.train.labels, self.test.labels
+        linear = linear_probe_accuracy(train, labels[0], test, labels[1]).accuracy
+        near = min(self.settings.neighbours, len(train))
+        knn = knn_accuracy(train, labels[0], test, labels[1], k=near)
+        row = self.rows.setdefault(name, {})
+        row[f"{LINEAR}{readout}"] = Measurement(linear.value, linear.stderr)
+        row[f"{KNN}{readout}"] = Measurement(knn.value, knn.stderr)
+
+    @torch.no_grad()
+    def _features(self, method: MaskedPrediction, side: Side) -> Features:
+        parts: dict[str, list[Tensor]] = {MEAN: [], QUARTERS: []}
+        encoder: Any = method.encoder
+        if self.settings.encoder == "target":
+            encoder = cast(Any, method.target).encoder
+        for start in range(0, len(side.labels), self.settings.batch_size):
+            chunk = torch.from_numpy(side.pictures[start : start + self.settings.batch_size])
+            images = chunk.permute(0, 3, 1, 2).to(self.device)
+            inputs, _ = method.front_end(images, torch.zeros(len(chunk), dtype=torch.long, device=self.device))
+            tokens = encoder(inputs, None)
+            parts[MEAN].append(tokens.features.float().mean(1).cpu())
+            parts[QUARTERS].append(quarters(tokens).cpu())
+        return {readout: torch.cat(found) for readout, found in parts.items()}
+
+    def table(self) -> ProbeTable:
+        """All rows so far."""
+        share = self.test.labels.bincount().max().item() / len(self.test.labels)
+        left_out = self.train.unreadable + self.test.unreadable
+        note = (
+            f"accuracy on {len(self.test.labels)} images ({self.note}), fitted on {len(self.train.labels)}; the most "
+            f"frequent class is {share:.3f} of them; kNN with {self.settings.neighbours} neighbours; raw is the image "
+            f"at {RAW_SIDE} x {RAW_SIDE} pixels"
+        )
+        if left_out:
+            note += f"; {left_out} unreadable images left out"
+        return ProbeTable(LINEAR, self.rows, len(self.test.labels), note)

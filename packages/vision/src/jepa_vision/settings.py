@@ -1,0 +1,253 @@
+"""The typed settings of the vision modality; recipes are values for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
+
+
+@dataclass
+class AugmentSettings:
+    """The training view: one random resized crop.
+
+    Attributes:
+        scale_min, scale_max: share of the picture's area that is cut out.
+        aspect_min, aspect_max: width / height of the cut, times that of the input size.
+        flip: chance of a left-right flip.
+    """
+
+    scale_min: float = 0.3
+    scale_max: float = 1.0
+    aspect_min: float = 0.75
+    aspect_max: float = 1.3333333333333333
+    flip: float = 0.0
+
+
+@dataclass
+class VisionDataSettings(DataSettings):
+    """Images.
+
+    Attributes:
+        root: folder of images, of tar shards or of .npz files; None = ``JEPA_DATA``/images/clothing10, then the small
+            copy of it in the package.
+        height, width: input size in pixels, a multiple of ``vision.encoder.patch``.
+        augment: see there.
+    """
+
+    height: int = 224
+    width: int = 224
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass
+class EncoderSettings:
+    """The vision transformer.
+
+    Attributes:
+        size: ``nano`` (0.8 M parameters) to ``gigantic``; ``giant_22_heads`` and ``gigantic_26_heads`` differ in heads.
+        patch: side of a patch in pixels.
+        stem: ``linear`` (published) or ``mlp`` (linear, GELU, linear on each patch).
+        positions: ``sin_cos_xy`` (I-JEPA's tables), ``sin_cos_yx`` (V-JEPA's), ``rotary_interleaved`` or
+            ``rotary_tiled`` (V-JEPA 2 as intended and as released).
+        drop_path: rate of the last block, growing from 0.
+        recompute: keep no activations inside a block, compute them again in backward.
+        scale_residuals: ``constant`` or ``by_depth`` (V-JEPA 2's initialisation).
+    """
+
+    size: Literal[
+        "nano",
+        "micro",
+        "tiny",
+        "small",
+        "base",
+        "large",
+        "huge",
+        "giant",
+        "giant_22_heads",
+        "gigantic",
+        "gigantic_26_heads",
+    ] = "base"
+    patch: int = 16
+    stem: Literal["linear", "mlp"] = "linear"
+    positions: Literal["sin_cos_xy", "sin_cos_yx", "rotary_interleaved", "rotary_tiled"] = "sin_cos_xy"
+    drop_path: float = 0.0
+    recompute: bool = False
+    scale_residuals: Literal["constant", "by_depth"] = "constant"
+
+
+@dataclass
+class MaskingSettings:
+    """What is hidden.
+
+    Attributes:
+        kind: ``multiblock`` (I-JEPA) or ``random`` (single patches).
+        ratio: with ``random``, the share that is hidden.
+        blocks: with ``multiblock``, target blocks of an image.
+        target_scale_min, target_scale_max: share of the image of a target block.
+        target_aspect_min, target_aspect_max: rows / columns of a target block.
+        context_scale_min, context_scale_max: share of the image of the block the context is cut from.
+        truncate: ``random`` (fixed context length, what is too much is left out at random) or ``prefix`` (as released:
+            cut to the shortest of the batch from the top of the image down, the last row and column never used).
+        edges: ``inside`` (published) or ``wrap`` (blocks go on at the other side: every patch is used equally often).
+        context_tokens: context length with ``random`` truncation; 0 = 2/7 of the patches.
+    """
+
+    kind: Literal["multiblock", "random"] = "multiblock"
+    ratio: float = 0.75
+    blocks: int = 4
+    target_scale_min: float = 0.15
+    target_scale_max: float = 0.2
+    target_aspect_min: float = 0.75
+    target_aspect_max: float = 1.5
+    context_scale_min: float = 0.85
+    context_scale_max: float = 1.0
+    truncate: Literal["random", "prefix"] = "random"
+    edges: Literal["inside", "wrap"] = "inside"
+    context_tokens: int = 0
+
+
+@dataclass
+class PredictorSettings:
+    """The narrow transformer that predicts.
+
+    Attributes:
+        width: E of its tokens.
+        depth: blocks.
+        heads: attention heads; 0 = as many as the encoder.
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 0
+
+
+@dataclass
+class TargetSettings:
+    """What is predicted.
+
+    Attributes:
+        policy: ``ema`` (features of a moving average of the encoder), ``stop_gradient`` (the encoder's own), or
+            ``pixels`` (the masked autoencoder, the control).
+        normalise: ``layer`` (each target vector to mean 0 and variance 1; with pixels, each patch) or ``none``.
+        momentum_start: EMA momentum of the first update.
+        momentum_end: EMA momentum of the last update.
+    """
+
+    policy: Literal["ema", "stop_gradient", "pixels"] = "ema"
+    normalise: Literal["layer", "none"] = "layer"
+    momentum_start: float = 0.996
+    momentum_end: float = 1.0
+
+
+@dataclass
+class VisionSettings:
+    """The method.
+
+    Attributes:
+        encoder: see there.
+        masking: see there.
+        predictor: see there.
+        target: see there.
+        energy: ``smooth_l1`` (I-JEPA's code), ``l2`` (its paper; the masked autoencoder) or ``l1``.
+        variance_weight: weight of variance hinge and covariance of the batch's mean context features; 0 = none. Small
+            encoders lose rank without it.
+    """
+
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    predictor: PredictorSettings = field(default_factory=PredictorSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    energy: Literal["smooth_l1", "l2", "l1"] = "smooth_l1"
+    variance_weight: float = 0.0
+
+
+@dataclass
+class VisionProbeSettings:
+    """The probe on frozen features: which class is this image?
+
+    Attributes:
+        enabled: whether the run ends with the probe (it needs classes).
+        neighbours: k of the nearest-neighbour vote.
+        train_images: images the probe is fitted on, at most; 0 = all.
+        test_images: images it is tested on, at most; 0 = all.
+        encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
+        batch_size: images embedded at a time.
+    """
+
+    enabled: bool = True
+    neighbours: int = 20
+    train_images: int = 0
+    test_images: int = 0
+    encoder: Literal["online", "target"] = "online"
+    batch_size: int = 64
+
+
+@dataclass
+class VisionRun(RunSettings):
+    """A run on images: the common settings and this modality's.
+
+    Attributes:
+        data: see there.
+        vision: the method.
+        probe: the probe.
+    """
+
+    modality: str = "vision"
+    data: VisionDataSettings = field(default_factory=VisionDataSettings)
+    vision: VisionSettings = field(default_factory=VisionSettings)
+    probe: VisionProbeSettings = field(default_factory=VisionProbeSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    def validate(self) -> None:
+        """Impossible values; each message names the key, what was expected and what came."""
+        self._check_data()
+        self._check_masking()
+        encoder, target, probe = self.vision.encoder, self.vision.target, self.probe
+        _between("vision.encoder.drop_path", encoder.drop_path, 0, 0.99)
+        for key in ("width", "depth"):
+            _between(f"vision.predictor.{key}", getattr(self.vision.predictor, key), 1, float("inf"))
+        _between("vision.predictor.heads", self.vision.predictor.heads, 0, float("inf"))
+        _between("vision.target.momentum_start", target.momentum_start, 0, 1)
+        _between("vision.target.momentum_end", target.momentum_end, 0, 1)
+        _between("vision.variance_weight", self.vision.variance_weight, 0, float("inf"))
+        for key in ("neighbours", "batch_size"):
+            _between(f"probe.{key}", getattr(probe, key), 1, float("inf"))
+        for key in ("train_images", "test_images"):
+            _between(f"probe.{key}", getattr(probe, key), 0, float("inf"))
+        if probe.encoder == "target" and target.policy != "ema":
+            raise ValueError(f"probe.encoder: target needs vision.target.policy=ema, got {target.policy}")
+
+    def _check_data(self) -> None:
+        patch, augment = self.vision.encoder.patch, self.data.augment
+        _between("vision.encoder.patch", patch, 1, float("inf"))
+        for key in ("height", "width"):
+            side = getattr(self.data, key)
+            if side < patch or side % patch:
+                raise ValueError(f"data.{key}: expected a multiple of vision.encoder.patch ({patch}), got {side}")
+        _rising("data.augment.scale", augment.scale_min, augment.scale_max, 1)
+        _rising("data.augment.aspect", augment.aspect_min, augment.aspect_max, 32)
+        _between("data.augment.flip", augment.flip, 0, 1)
+
+    def _check_masking(self) -> None:
+        masking = self.vision.masking
+        _between("vision.masking.ratio", masking.ratio, 0.01, 0.99)
+        _between("vision.masking.blocks", masking.blocks, 1, 64)
+        _between("vision.masking.context_tokens", masking.context_tokens, 0, float("inf"))
+        _rising("vision.masking.target_scale", masking.target_scale_min, masking.target_scale_max, 1)
+        _rising("vision.masking.target_aspect", masking.target_aspect_min, masking.target_aspect_max, 32)
+        _rising("vision.masking.context_scale", masking.context_scale_min, masking.context_scale_max, 1)
+        if masking.truncate == "prefix" and masking.edges == "wrap":
+            raise ValueError("vision.masking.edges: truncate=prefix is the released layout, inside; got wrap")
+
+
+def _between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{key}: expected a value from {low} to {high}, got {value}")
+
+
+def _rising(key: str, low: float, high: float, most: float) -> None:
+    if not 0 < low <= high <= most:
+        raise ValueError(f"{key}_min: expected 0 < {key}_min <= {key}_max <= {most}, got {low} and {high}")

@@ -1,0 +1,57 @@
+"""Which images a run trains on and which it holds back for the probe."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jepa_vision.image_data import Augment, Images, Splits, split_images
+from jepa_vision.image_files import ImageList, find_images
+from jepa_vision.settings import VisionRun
+
+SAMPLE = "clothing10"
+HELD_BACK_ONE_IN = 5
+"""Where the data name no test split, one image in this many is held back, by a hash of its name."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the data come from, and why."""
+
+    root: Path
+    reason: str
+
+
+def choose_root(config: VisionRun) -> Choice:
+    """``data.root``, then ``JEPA_DATA``/images/clothing10, then the sample in the package."""
+    if config.data.root is not None:
+        return Choice(Path(config.data.root), "data.root")
+    folder = Path(os.environ.get("JEPA_DATA", "")) / "images" / SAMPLE
+    if os.environ.get("JEPA_DATA") and folder.is_dir():
+        return Choice(folder, "found through the environment variable JEPA_DATA")
+    sample = Path(str(files("jepa_vision") / "samples" / SAMPLE))
+    return Choice(sample, "no data.root and no JEPA_DATA: real photos of clothes that the package brings")
+
+
+def images_of(config: VisionRun) -> ImageList:
+    """What the root holds."""
+    return find_images(choose_root(config).root)
+
+
+def splits_of(config: VisionRun, images: ImageList) -> Splits:
+    """Trained on and held back; where the data name no test split, nothing is held back from a run without a probe."""
+    return split_images(images, HELD_BACK_ONE_IN if config.probe.enabled else 0)
+
+
+def training_source(config: VisionRun) -> Images:
+    """The training views of a run."""
+    wanted = config.data.augment
+    augment = Augment((wanted.scale_min, wanted.scale_max), (wanted.aspect_min, wanted.aspect_max), wanted.flip)
+    return Images(splits_of(config, images_of(config)).train, size_of(config), augment)
+
+
+def size_of(config: VisionRun) -> tuple[int, int]:
+    """Height and width of the input in pixels."""
+    return config.data.height, config.data.width
