@@ -6,7 +6,7 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
-PACKAGES := packages/core packages/lidar
+PACKAGES := packages/core packages/lidar packages/vision
 TYPED := $(addsuffix /src,$(PACKAGES)) tools
 
 .DEFAULT_GOAL := help
@@ -31,9 +31,10 @@ lint: $(READY) ## style, types, who may import whom
 	$(BIN)/lint-imports
 
 lock: $(READY) ## write requirements.lock anew from the packages' pyproject files
-	printf './packages/core\n./packages/lidar[spconv]\n' | $(BIN)/uv pip compile - --group dev --universal \
+	printf './packages/core\n./packages/lidar[spconv]\n./packages/vision\n' | $(BIN)/uv pip compile - --group dev --universal \
 		--python-version 3.11 --upgrade --no-header --no-annotate --quiet \
-		--no-emit-package jepa-core --no-emit-package jepa-lidar --output-file requirements.lock
+		--no-emit-package jepa-core --no-emit-package jepa-lidar --no-emit-package jepa-vision \
+		--output-file requirements.lock
 
 clean: ## remove the environment and all caches; runs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

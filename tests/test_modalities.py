@@ -25,6 +25,7 @@ COMMON = ["trainer.device=cpu", "trainer.batch_size=2", "data.workers=0"]
 CHEAP = {
     "lidar": ["data.root=simulated", "data.azimuths=96", "data.beams=32", "data.scenes=4"],
     "lidar/ad_l_jepa": ["trainer.batch_size=1", "lidar.predictor.hidden=[8,8]"],
+    "vision": ["vision.encoder.size=nano", "vision.predictor.width=64", "vision.predictor.depth=1"],
 }
 INSTALLED = {name: modality for name, modality in modalities().items() if not isinstance(modality, LoadFailure)}
 RECIPES = [f"{name}/{recipe}" for name, modality in INSTALLED.items() for recipe in recipes(modality)]
