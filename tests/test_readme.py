@@ -43,9 +43,10 @@ def test_verbs_are_those_of_the_command(readme: str) -> None:
     assert set(re.findall(r"^jepa (\w+)", readme, re.M)) == set(VERBS)
 
 
-def test_recipes_are_those_of_the_package(readme: str) -> None:
-    section = readme.split("## Recipes")[1].split("##")[0]
-    assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(recipes(find_modality("lidar")))
+@pytest.mark.parametrize(("heading", "modality"), [("Recipes", "lidar"), ("Images", "vision")])
+def test_recipes_are_those_of_the_package(readme: str, heading: str, modality: str) -> None:
+    section = readme.split(f"## {heading}")[1].split("##")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(recipes(find_modality(modality)))
 
 
 def test_launch_files_exist(root: Path, readme: str) -> None:
