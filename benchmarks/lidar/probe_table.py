@@ -2,6 +2,7 @@
 
     python benchmarks/lidar/probe_table.py run --data simulated --seeds 0 1 2
     python benchmarks/lidar/probe_table.py run --data ../shared/data/lidar/kitti_raw_mini --seeds 0 1 2
+    python benchmarks/lidar/probe_table.py run --recipe small_long --control none --seeds 0
     python benchmarks/lidar/probe_table.py table
 
 ``run`` writes one JSON file a seed into ``results/``; ``table`` writes ``PROBE.md`` from all of them. Nothing is chosen
@@ -67,14 +68,18 @@ def train(config: LidarRun, runs: Path, name: str) -> tuple[Method, dict[str, fl
     return cast(Method, method.eval()), {key: result[key] for key in ("steps", "seconds", "peak_rss_mib", "verdict")}
 
 
-def run_seed(data: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, object]:
-    """All rows and paired differences of one seed."""
-    config = config_for(data, "quickstart", seed, overrides)
+def run_seed(data: str, recipe: str, control: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, object]:
+    """All rows and paired differences of one seed; ``control`` is a recipe, or ``none``."""
+    config = config_for(data, recipe, seed, overrides)
     torch.manual_seed(seed)
     untrained = cast(Method, build_method(config).eval())
     name = Path(data).name
-    trained, cost = train(config, runs, f"{name}-jepa-{seed}")
-    control, control_cost = train(config_for(data, "occupancy", seed, overrides), runs, f"{name}-occupancy-{seed}")
+    trained, cost = train(config, runs, f"{name}-{recipe}-{seed}")
+    costs, others = {"trained": cost}, {}
+    if control != "none":
+        others[control], costs[control] = train(
+            config_for(data, control, seed, overrides), runs, f"{name}-{control}-{seed}"
+        )
     split = probe_split(config)
     assert split is not None, "nothing to probe with"
     probe = CellProbe(split, GRIDS[config.data.grid])
@@ -82,13 +87,26 @@ def run_seed(data: str, seed: int, runs: Path, overrides: list[str]) -> dict[str
     probe.add("untrained", untrained, CPU)
     probe.add("untrained, batch norm calibrated", calibrate_batch_norm(untrained, split.train, CPU), CPU)
     probe.add("trained", trained, CPU)
-    probe.add("occupancy", control, CPU)
-    differences = {f"{a} ({b}) - {c} ({d})": vars(probe.difference((a, b), (c, d))) for a, b, c, d in DIFFERENCES}
+    for other, method in others.items():
+        probe.add(other, method, CPU)
+    differences = {
+        f"{a} ({b}) - {c} ({d})": vars(probe.difference((a, b), (c, d)))
+        for a, b, c, d in DIFFERENCES
+        if c in probe.rows
+    }
     rows = {name: {column: vars(found) for column, found in row.items()} for name, row in probe.rows.items()}
     return {
-        "data": name, "seed": seed, "overrides": overrides, "n": len(probe.units), "note": split.note, "rows": rows,
-        "differences": differences, "cost": {"trained": cost, "occupancy": control_cost}, "hardware": hardware(),
-    }  # fmt: skip
+        "data": name,
+        "recipe": recipe,
+        "seed": seed,
+        "overrides": overrides,
+        "n": len(probe.units),
+        "note": split.note,
+        "rows": rows,
+        "differences": differences,
+        "cost": costs,
+        "hardware": hardware(),
+    }
 
 
 def hardware() -> str:
@@ -101,14 +119,16 @@ def run(args: argparse.Namespace) -> None:
     (HERE / "results").mkdir(exist_ok=True)
     for seed in args.seeds:
         start = time.time()
-        found = run_seed(args.data, seed, args.runs, args.overrides)
-        path = HERE / "results" / f"{found['data']}{args.tag}-seed{seed}.json"
+        found = run_seed(args.data, args.recipe, args.control, seed, args.runs, args.overrides)
+        path = HERE / "results" / f"{found['data']}-{args.recipe}-seed{seed}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"wrote {path.name} after {time.time() - start:.0f} s")
 
 
 def spread(values: list[float]) -> str:
     """Mean and the range over seeds."""
+    if max(values) == min(values):
+        return f"{values[0]:.3f}"
     return f"{statistics.mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
 
 
@@ -121,21 +141,26 @@ def table(args: argparse.Namespace) -> None:
         "Mean over seeds, range in brackets. AP: average precision of `object point in this occupied cell?`; raw: 72 "
         "statistics of the 3 x 3 cells around; differences carry the paired bootstrap error of each seed.", "",
     ]  # fmt: skip
-    for key in sorted({(r["data"], tuple(r["overrides"])) for r in results}):
-        group = [r for r in results if (r["data"], tuple(r["overrides"])) == key]
-        lines += block(key[0], key[1], group)
+    for data, recipe in sorted({(r["data"], r["recipe"]) for r in results}, reverse=True):
+        lines += block(data, recipe, [r for r in results if (r["data"], r["recipe"]) == (data, recipe)])
     (HERE / "PROBE.md").write_text("\n".join(lines) + "\n")
 
 
-def block(data: str, overrides: tuple[str, ...], group: list[dict]) -> list[str]:  # type: ignore[type-arg]  # JSON
+def block(data: str, recipe: str, group: list[dict]) -> list[str]:  # type: ignore[type-arg]  # JSON
     """The tables of one data set."""
     seeds = ", ".join(str(r["seed"]) for r in group)
-    cost = {k: spread([r["cost"][k]["seconds"] for r in group]) for k in ("trained", "occupancy")}
+    cost = "; ".join(
+        f"{name} {statistics.mean(r['cost'][name]['seconds'] for r in group):.0f} s" for name in group[0]["cost"]
+    )
     lines = [
-        f"## {data}{' with ' + ' '.join(overrides) if overrides else ''}", "",
-        f"Seeds {seeds}; {group[0]['n']} test cells; {group[0]['note']}. {group[0]['hardware']}. Training seconds: "
-        f"JEPA {cost['trained']}, occupancy {cost['occupancy']}. Verdicts: "
-        + "; ".join(r["cost"]["trained"]["verdict"] for r in group) + ".", "",
+        f"## {data}, recipe {recipe}",
+        "",
+        f"Seeds {seeds}; {group[0]['cost']['trained']['steps']} steps; settings given: "
+        f"{' '.join(group[0]['overrides']) or 'none'}. {group[0]['hardware']}. Training took {cost} (mean over seeds). "
+        f"{group[0]['n']} test cells: {group[0]['note']}. Verdicts: "
+        + "; ".join(r["cost"]["trained"]["verdict"] for r in group)
+        + ".",
+        "",
         "| row | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS),
     ]  # fmt: skip
     for name in group[0]["rows"]:
@@ -162,7 +187,8 @@ def main() -> None:
     runner.add_argument("--data", default="simulated", help="simulated, or a folder of scans")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
-    runner.add_argument("--tag", default="", help="added to the result's file name")
+    runner.add_argument("--recipe", default="quickstart")
+    runner.add_argument("--control", default="occupancy", help="a recipe, or none")
     runner.add_argument("overrides", nargs="*", help="settings a.b=c, for both recipes")
     runner.set_defaults(run=run)
     commands.add_parser("table").set_defaults(run=table)

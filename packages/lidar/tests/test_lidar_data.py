@@ -233,3 +233,12 @@ def test_a_broken_table_of_boxes_is_one_line(text: str, words: str, tmp_path: Pa
     with pytest.raises(ValueError, match=r"boxes_lidar.csv: expected") as raised:
         recorded_boxes(tmp_path / "scans/000007.bin")
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_view_straight_ahead_keeps_only_what_lies_in_it() -> None:
+    grid = GRIDS["small"]
+    wide = SimulatedScans(1, grid, sensor_for(grid), fresh=False)
+    narrow = SimulatedScans(1, grid, sensor_for(grid), fresh=False, view_deg=60.0)
+    everything, ahead = wide.load(0, 0), narrow.load(0, 0)
+    angle = np.degrees(np.abs(np.arctan2(everything[:, 1], everything[:, 0])))
+    assert len(ahead) == (angle <= 30).sum() < len(everything)

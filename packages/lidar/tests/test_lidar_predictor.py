@@ -61,3 +61,8 @@ def test_a_last_relu_bounds_the_cosine_to_a_token_with_signs() -> None:
     cosine = torch.nn.functional.cosine_similarity(out, token, dim=-1)
     assert out.min() >= 0
     assert cosine.max() <= token.relu().norm() / token.norm() + 1e-6
+
+
+def test_impossible_widths_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"lidar.predictor.hidden: .* got \[64, 0\]"):
+        BevPredictor(WIDTH, (64, 0), "unit", "plain")

@@ -133,6 +133,48 @@ def test_shares_can_be_set_and_1_holds_nothing_back(tmp_path: Path) -> None:
     assert len(training_source(everything)) == 20 and probe_split(everything) is None
 
 
+def test_a_full_circle_with_boxes_is_probed_on_front_halves(tmp_path: Path) -> None:
+    write_drive(tmp_path, 30, boxes=True)
+    for path in (tmp_path / "scans").iterdir():
+        front = np.fromfile(path, "<f4").reshape(-1, 4)
+        np.concatenate([front, front * np.float32([-1, -1, 1, 1])]).tofile(path)
+    config = configured("quickstart", f"data.root={tmp_path}")
+    split = probe_split(config)
+    assert split is not None and split.labelled and len(training_source(config)) > len(split.train)
+
+
+def test_a_later_end_of_training_keeps_the_gap(tmp_path: Path) -> None:
+    write_drive(tmp_path, 100)
+    config = configured("quickstart", f"data.root={tmp_path}", "probe.train_until=.92")
+    split = probe_split(config)
+    assert len(training_source(config)) == 92 and split is not None and len(split.test) == 6
+
+
+def test_folders_too_small_to_hold_back_from_say_so(tmp_path: Path) -> None:
+    for index in range(3):
+        write_drive(tmp_path / f"drive_{index}", 1)
+    with pytest.raises(ValueError, match="3 scans in folders too small.*probe.train_until=1"):
+        training_source(configured("quickstart", f"data.root={tmp_path}"))
+    assert len(training_source(configured("quickstart", f"data.root={tmp_path}", "probe.train_until=1"))) == 3
+
+
+def test_files_the_probe_cannot_read_are_counted(tmp_path: Path) -> None:
+    write_drive(tmp_path, 50)
+    (tmp_path / "scans/000047.bin").write_bytes(b"torn")
+    split = probe_split(configured("quickstart", f"data.root={tmp_path}"))
+    assert split is not None and len(split.test) == 4 and "1 files could not be read" in split.note
+
+
+def test_the_seeds_of_the_probes_scenes_are_refused() -> None:
+    with pytest.raises(ValueError, match="seed: 1000002"):
+        training_source(configured("quickstart", "seed=1000002"))
+
+
+def test_an_environment_without_lidar_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEPA_DATA", str(tmp_path))
+    assert str(tmp_path / "lidar") in choose_root(configured("quickstart", "data.root=null")).reason
+
+
 @needs_kitti
 def test_the_time_split_of_the_real_drive() -> None:
     config = configured("quickstart", f"data.root={KITTI}", "probe.train_scans=2", "probe.test_scans=2")

@@ -141,7 +141,8 @@ class Tokens:
         # A number is filled in on the device: a copy from the host would wait for it.
         base = fill.to(self.features.dtype) if isinstance(fill, Tensor) else self.features.new_full((), fill)
         if self.sites.complete:
-            return torch.where(self.sites.valid_mask().unsqueeze(-1), self.features, base)
+            valid = self.sites.valid
+            return self.features if valid is None else torch.where(valid.unsqueeze(-1), self.features, base)
         # One spare row past the lattice takes what is not valid, so that no boolean indexing is needed.
         out = base.expand(batch, count + 1, width).clone()
         ids = torch.where(self.sites.valid_mask(), self.sites.ids, count)

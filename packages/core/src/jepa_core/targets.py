@@ -161,12 +161,17 @@ class RawTarget(nn.Module):
 # --------------------------------------------------------------------------------------------------------------------
 
 
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: statistics of half-precision features lose their small differences."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class LayerNormalise:
     """Each target vector to mean 0 and variance 1 over its D channels (data2vec 2202.03555, I-JEPA code)."""
 
     def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor:
         """``[B, K, M, D]`` to the same shape, float32."""
-        return nn.functional.layer_norm(features_BKMD.float(), features_BKMD.shape[-1:])
+        return nn.functional.layer_norm(_wide(features_BKMD), features_BKMD.shape[-1:])
 
 
 class Standardise:
@@ -185,7 +190,7 @@ class Standardise:
 
     def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor:
         """``[B, K, M, D]`` to the same shape, float32."""
-        x = features_BKMD.float()
+        x = _wide(features_BKMD)
         weight = targets.kind_mask(self.kind).unsqueeze(-1).to(x.dtype)
         count = sum_over_processes(weight.sum()).clamp(min=1)
         mean = sum_over_processes((x * weight).sum((0, 1, 2))) / count
@@ -219,7 +224,7 @@ class Whiten:
         """``[B, K, M, D]`` to the same shape, float32."""
         # A covariance in bf16 has no small eigenvalues left.
         with torch.autocast(features_BKMD.device.type, enabled=False):
-            x = features_BKMD.float()
+            x = _wide(features_BKMD)
             weight = targets.kind_mask(self.kind).unsqueeze(-1).to(x.dtype)
             count = sum_over_processes(weight.sum()).clamp(min=1)
             mean = sum_over_processes((x * weight).sum((0, 1, 2))) / count

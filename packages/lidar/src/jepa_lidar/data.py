@@ -59,6 +59,7 @@ class LidarScans:
         halves: a scan of a group recorded over 360 degrees gives two samples, its front and its rear half turned to
             the front. For grids that begin at the sensor (x = 0).
         intensity_scale: see :func:`jepa_lidar.readers.read_scan`.
+        view_deg: only points within this view straight ahead are read; 360 = all.
 
     Raises:
         ValueError: no such folder, no scan in it, or ``halves`` with a grid that looks behind.
@@ -71,8 +72,10 @@ class LidarScans:
         augment: Augment | None = None,
         halves: bool = False,
         intensity_scale: float | None = None,
+        view_deg: float = 360.0,
     ) -> None:
         self.root, self.grid, self.augment, self.intensity_scale = Path(root), grid, augment, intensity_scale
+        self.view_deg = view_deg
         if halves and grid.low_m[0] < 0:
             raise ValueError(f"halves: expected a grid that begins at x = 0, got {grid.name} from {grid.low_m[0]} m")
         self._frames = _list_frames(self.root, halves)
@@ -124,7 +127,7 @@ class LidarScans:
             )
         if frame.rear:
             points[:, :2] *= -1.0
-        return _cut(points, self.grid, self.augment, seed, str(frame.path))
+        return _cut(points[in_view(points, self.view_deg)], self.grid, self.augment, seed, str(frame.path))
 
     def collate(self, samples: Sequence[NDArray[np.float32]]) -> Points:
         """The points of several scans, one after another."""
@@ -146,6 +149,7 @@ class SimulatedScans:
         fresh: a new scene every epoch (from the seed :meth:`load` is given); otherwise the same ``count`` scenes.
         seed: data sets of different seeds share no scene.
         augment: random views; None = the scan as it is.
+        view_deg: as for :class:`LidarScans`.
     """
 
     def __init__(
@@ -156,6 +160,7 @@ class SimulatedScans:
         fresh: bool,
         seed: int = 0,
         augment: Augment | None = None,
+        view_deg: float = 360.0,
     ) -> None:
         if count < 1:
             raise ValueError(f"SimulatedScans: expected at least 1 scene, got {count}")
@@ -164,7 +169,7 @@ class SimulatedScans:
                 f"SimulatedScans: the simulator gives x, y, z, intensity, grid {grid.name} wants {grid.point_features}"
             )
         self.count, self.grid, self.sensor, self.fresh = count, grid, sensor, fresh
-        self.seed, self.augment = seed, augment
+        self.seed, self.augment, self.view_deg = seed, augment, view_deg
 
     def __len__(self) -> int:
         return self.count
@@ -184,7 +189,8 @@ class SimulatedScans:
     def load(self, index: int, seed: int) -> NDArray[np.float32]:
         """Points ``[P, 4]`` in range."""
         scene = simulate_scene(seed, self.sensor) if self.fresh else self.scene(index)
-        return _cut(scene.points, self.grid, self.augment, seed, self.sample_id(index))
+        points = scene.points[in_view(scene.points, self.view_deg)]
+        return _cut(points, self.grid, self.augment, seed, self.sample_id(index))
 
     def collate(self, samples: Sequence[NDArray[np.float32]]) -> Points:
         """The points of several scans, one after another."""
@@ -218,6 +224,12 @@ def recorded_boxes(path: Path) -> Boxes | None:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{table}: expected frame numbers and metres, but {error}") from None
     return Boxes(values.reshape(-1, 7), tuple(row["class"] for row in rows))
+
+
+def in_view(points: NDArray[np.float32], view_deg: float) -> NDArray[np.bool_]:
+    """Which points of ``[P, F]`` lie within a view of this width straight ahead (a camera's, say)."""
+    found: NDArray[np.bool_] = np.abs(np.arctan2(points[:, 1], points[:, 0])) <= np.deg2rad(view_deg / 2)
+    return found if view_deg < 360 else np.ones(len(points), dtype=np.bool_)
 
 
 def _cut(

@@ -37,7 +37,7 @@ class LidarModality:
     """See :class:`jepa_core.contracts.Modality`."""
 
     name = "lidar"
-    schema = LidarRun
+    schema: type = LidarRun
     recipes = files("jepa_lidar") / "recipes"
 
     def build(self, config: LidarRun) -> Method:

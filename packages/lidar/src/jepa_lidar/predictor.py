@@ -38,6 +38,8 @@ class BevPredictor(nn.Module):
         out: int | None = None,
     ) -> None:
         super().__init__()
+        if any(wide < 1 for wide in hidden):
+            raise ValueError(f"lidar.predictor.hidden: expected widths of at least 1, got {list(hidden)}")
         self.mask_token = nn.Parameter(torch.randn(width))
         self.scale = math.sqrt(width) if input_scale == "sqrt_width" else 1.0
         widths = (width, *hidden, out or width)

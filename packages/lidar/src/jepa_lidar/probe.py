@@ -115,6 +115,7 @@ def calibrate_batch_norm(method: Method, scans: Sequence[ProbeScan], device: tor
     """A copy whose batch-norm statistics are those of these scans: what an encoder gains without learning anything."""
     calibrated = copy.deepcopy(method)
     assert isinstance(calibrated, nn.Module)
+    calibrated.eval()  # the front end keeps every voxel, as it does when features are read
     norms = [module for module in calibrated.modules() if isinstance(module, JointBatchNorm)]
     encoder = cast(nn.Module, calibrated.encoder).train()
     for count, start in enumerate(range(0, len(scans), BATCH), 1):

@@ -43,6 +43,7 @@ class LidarDataSettings(DataSettings):
         azimuths: simulated columns over the front half-circle (twice as many over the full circle).
         intensity_scale: what a float intensity of 1 would be on the sensor's scale, for example 255; 0 = known from
             the format.
+        view_deg: only points within this view straight ahead are used, for example a camera's; 360 = all.
         augment: see there.
     """
 
@@ -53,6 +54,7 @@ class LidarDataSettings(DataSettings):
     beams: Literal[32, 64] = 64
     azimuths: int = 512
     intensity_scale: float = 0.0
+    view_deg: float = 360.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
@@ -63,10 +65,10 @@ class TargetSettings:
     Attributes:
         policy: ``ema``, ``stop_gradient``, or ``occupancy`` (raw sub-voxel occupancy: the reconstruction control).
         view: ``full`` (it sees the whole scan) or ``targets`` (only the hidden cells, as the paper does).
-        buffers: ``follow`` (batch-norm statistics averaged like parameters, eval mode) or ``own`` (train mode with
-            statistics of its own, as the released code does).
-        momentum_start: EMA momentum of the first update.
-        momentum_end: EMA momentum of the last update.
+        buffers: of the ``ema`` target: ``follow`` (batch-norm statistics averaged like parameters, eval mode) or
+            ``own`` (train mode with statistics of its own, as the released code does).
+        momentum_start: of the ``ema`` target: momentum of the first update.
+        momentum_end: of the ``ema`` target: momentum of the last update.
         normalise: ``none``, ``standardise`` (each channel over the batch's hidden occupied cells) or ``whiten`` (half
             of the way to uncorrelated channels over the same cells).
     """
@@ -175,8 +177,17 @@ class LidarRun(RunSettings):
         _between("lidar.target.momentum_start", self.lidar.target.momentum_start, 0, 1)
         _between("lidar.target.momentum_end", self.lidar.target.momentum_end, 0, 1)
         for key in ("max_points", "max_voxels", "occupied_weight", "empty_weight", "variance_weight"):
-            _between(f"lidar.{key}", getattr(self.lidar, key), 0, float("inf"))
+            _between(f"lidar.{key}", getattr(self.lidar, key), 0, 1e9)
+        if self.lidar.occupied_weight + self.lidar.empty_weight == 0:
+            raise ValueError("lidar.occupied_weight: expected a value above 0 where lidar.empty_weight is 0, got 0")
+        if self.lidar.target.policy == "occupancy" and self.lidar.variance_weight > 0:
+            raise ValueError(
+                f"lidar.variance_weight: expected 0 with lidar.target.policy=occupancy, whose predictions are logits, "
+                f"got {self.lidar.variance_weight:g}"
+            )
         _between("data.scenes", self.data.scenes, 1, float("inf"))
+        _between("data.view_deg", self.data.view_deg, 1, 360)
+        _between("probe.azimuth_deg", self.probe.azimuth_deg, 1, 180)
         _between("data.intensity_scale", self.data.intensity_scale, 0, float("inf"))
         _between("data.azimuths", self.data.azimuths, 16, 8192)
         _between("data.augment.scale", self.data.augment.scale, 0, 0.5)

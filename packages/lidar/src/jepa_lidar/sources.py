@@ -13,7 +13,7 @@ import torch
 
 from jepa_core.contracts import BadSample
 from jepa_lidar.augment import Augment
-from jepa_lidar.data import Frame, LidarScans, SimulatedScans, sensor_for
+from jepa_lidar.data import Frame, LidarScans, SimulatedScans, in_view, sensor_for
 from jepa_lidar.geometry import GRIDS, VoxelGrid, points_in_boxes
 from jepa_lidar.probe import ProbeScan, ProbeSplit
 from jepa_lidar.settings import SIMULATED, LidarRun
@@ -43,6 +43,8 @@ def choose_root(config: LidarRun) -> Choice:
         sets = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
         chosen = sets[0] if len(sets) == 1 else folder
         return Choice(str(chosen), "found through the environment variable JEPA_DATA")
+    if os.environ.get("JEPA_DATA"):
+        return Choice(SIMULATED, f"no data.root, and JEPA_DATA has no folder {folder}")
     return Choice(SIMULATED, "no data.root and no JEPA_DATA: simulated scans need no files")
 
 
@@ -50,11 +52,25 @@ def training_source(config: LidarRun) -> LidarScans | SimulatedScans:
     """The scans of a run, without those held back for the probe."""
     root, grid = choose_root(config).root, GRIDS[config.data.grid]
     if root == SIMULATED:
+        if config.seed in (PROBE_TRAIN_SEED, PROBE_TEST_SEED):
+            raise ValueError(f"seed: {config.seed} makes the probe's own scenes; choose any other seed")
         return SimulatedScans(
-            config.data.scenes, grid, _sensor(config, grid), config.data.fresh, config.seed, _augment(config)
+            config.data.scenes,
+            grid,
+            _sensor(config, grid),
+            config.data.fresh,
+            config.seed,
+            _augment(config),
+            config.data.view_deg,
         )
     scans = _scans(config, root)
-    return scans.subset([frame.index for frame in scans.frames() if _part(config, scans, frame) == "train"])
+    kept = [frame.index for frame, part in _parts(config, scans) if part == "train"]
+    if not kept:
+        raise ValueError(
+            f"data.root: {root} has {len(scans)} scans in folders too small to hold any back for the probe; "
+            "set probe.train_until=1 to train on all of them without one"
+        )
+    return scans.subset(kept)
 
 
 def held_back(config: LidarRun) -> int:
@@ -62,8 +78,7 @@ def held_back(config: LidarRun) -> int:
     root = choose_root(config).root
     if root == SIMULATED:
         return 0
-    scans = _scans(config, root)
-    return sum(_part(config, scans, frame) != "train" for frame in scans.frames())
+    return sum(part != "train" for _, part in _parts(config, _scans(config, root)))
 
 
 def probe_split(config: LidarRun) -> ProbeSplit | None:
@@ -87,7 +102,7 @@ def _augment(config: LidarRun) -> Augment:
 def _scans(config: LidarRun, root: str) -> LidarScans:
     grid = GRIDS[config.data.grid]
     halves = config.data.halves and grid.low_m[0] >= 0
-    return LidarScans(root, grid, _augment(config), halves, config.data.intensity_scale or None)
+    return LidarScans(root, grid, _augment(config), halves, config.data.intensity_scale or None, config.data.view_deg)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -99,7 +114,7 @@ def _simulated_split(config: LidarRun, grid: VoxelGrid) -> ProbeSplit:
     sensor = _sensor(config, grid)
 
     def scenes(count: int, seed: int) -> list[ProbeScan]:
-        source = SimulatedScans(count, grid, sensor, fresh=False, seed=seed)
+        source = SimulatedScans(count, grid, sensor, fresh=False, seed=seed, view_deg=config.data.view_deg)
         return [_simulated_scan(source, index) for index in range(count)]
 
     train = scenes(config.probe.train_scans, PROBE_TRAIN_SEED)
@@ -113,7 +128,7 @@ def _simulated_split(config: LidarRun, grid: VoxelGrid) -> ProbeSplit:
 
 def _simulated_scan(source: SimulatedScans, index: int) -> ProbeScan:
     scene = source.scene(index)
-    kept = source.grid.inside(scene.points).numpy()
+    kept = source.grid.inside(scene.points).numpy() & in_view(scene.points, source.view_deg)
     points = torch.from_numpy(scene.points[kept])
     cells = source.grid.cell_ids(points)
     counted = torch.zeros(source.grid.bev_lattice.count, dtype=torch.bool)
@@ -128,18 +143,29 @@ def _simulated_scan(source: SimulatedScans, index: int) -> ProbeScan:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _part(config: LidarRun, scans: LidarScans, frame: Frame) -> str:
-    """``train``, ``gap`` or ``test``. Where any drive has boxes, only such drives are held back from."""
+def _parts(config: LidarRun, scans: LidarScans) -> list[tuple[Frame, str]]:
+    """Every frame as ``train``, ``gap`` or ``test``. Where any drive has boxes, only such are held back from."""
     labelled = _labelled_groups(scans)
-    if labelled and frame.group not in labelled:
-        return "train"
-    until = config.probe.train_until or (0.585 if labelled else 0.88)
-    start = config.probe.test_from or (0.65 if labelled else 0.90)
-    members = scans.frames(frame.group)
-    place = frame.index - members[0].index
-    if until >= 1 or place < int(until * len(members)):
-        return "train"
-    return "test" if place >= int(start * len(members)) else "gap"
+    until, start = _shares(config, bool(labelled))
+    groups: dict[str, list[Frame]] = {}
+    for frame in scans.frames():
+        groups.setdefault(frame.group, []).append(frame)
+    found = []
+    for group, members in groups.items():
+        whole = until >= 1 or (labelled and group not in labelled)
+        first, second = int(until * len(members)), int(start * len(members))
+        for place, frame in enumerate(members):
+            part = "train" if whole or place < first else "test" if place >= second else "gap"
+            found.append((frame, part))
+    return found
+
+
+def _shares(config: LidarRun, labelled: bool) -> tuple[float, float]:
+    """Where training ends and the test begins, as fractions of a recording; what is not set keeps the chosen gap."""
+    until, start = (0.585, 0.65) if labelled else (0.88, 0.90)
+    if config.probe.train_until:
+        start = max(start, config.probe.train_until + start - until)
+    return config.probe.train_until or until, config.probe.test_from or start
 
 
 def _labelled_groups(scans: LidarScans) -> set[str]:
@@ -150,23 +176,27 @@ def _labelled_groups(scans: LidarScans) -> set[str]:
 def _recorded_split(config: LidarRun, scans: LidarScans) -> ProbeSplit | None:
     labelled = _labelled_groups(scans)
     plain = scans.without_augmentation()
-    frames = [frame for frame in plain.frames() if not labelled or frame.group in labelled]
-    parts = {name: [f for f in frames if _part(config, scans, f) == name] for name in ("train", "test")}
-    train = _spread(parts["train"], config.probe.train_scans)
-    test = _spread(parts["test"], config.probe.test_scans)
+    # A rear half has no boxes: they cover the view forward.
+    parts = [(frame, part) for frame, part in _parts(config, scans) if _counts(frame, labelled)]
+    train = _spread([frame for frame, part in parts if part == "train"], config.probe.train_scans)
+    test = _spread([frame for frame, part in parts if part == "test"], config.probe.test_scans)
     blocks = [place * min(BLOCKS, len(test)) // len(test) for place in range(len(test))]
     fitted = [scan for frame in train if (scan := _recorded_scan(config, plain, frame, 0))]
     tested = [scan for f, block in zip(test, blocks, strict=True) if (scan := _recorded_scan(config, plain, f, block))]
     if not fitted or len({scan.unit for scan in tested}) < 2:
         return None
     kind = "recorded scans with boxes" if labelled else "recorded scans without boxes"
-    note = (
-        f"{kind}, fitted on {len(fitted)} early ones, tested on {len(tested)} later ones after a gap; "
-        f"errors by bootstrap over {blocks[-1] + 1} blocks in time"
-    )
+    note = f"{kind}, fitted on {len(fitted)} early ones, tested on {len(tested)} later ones after a gap"
+    if lost := len(train) + len(test) - len(fitted) - len(tested):
+        note += f"; {lost} files could not be read and are left out"
     if labelled:
+        note += f"; errors by bootstrap over {blocks[-1] + 1} blocks in time"
         note += f"; cells within {config.probe.azimuth_deg:g} degrees of straight ahead, where boxes exist"
     return ProbeSplit(fitted, tested, note)
+
+
+def _counts(frame: Frame, labelled: set[str]) -> bool:
+    return not labelled or (frame.group in labelled and not frame.rear)
 
 
 def _spread(frames: Sequence[Frame], count: int) -> list[Frame]:
@@ -176,7 +206,7 @@ def _spread(frames: Sequence[Frame], count: int) -> list[Frame]:
 
 
 def _recorded_scan(config: LidarRun, scans: LidarScans, frame: Frame, unit: int) -> ProbeScan | None:
-    """None for a file that cannot be read: training has put it in quarantine already or will."""
+    """None for a file that cannot be read; the note of the table counts them."""
     try:
         points = torch.from_numpy(scans.load(frame.index, 0))
     except BadSample:
