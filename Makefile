@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Further arguments: make train ARGS="recipe=quickstart trainer.max_steps=50", make test ARGS="-k config"
 ARGS ?=
+# What make train trains on: lidar or vision
+MODALITY ?= lidar
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -15,11 +17,11 @@ TYPED := $(addsuffix /src,$(PACKAGES)) tools
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-6s %s\n", $$1, $$2 }'
 
-train: $(READY) ## train on LiDAR, on all GPUs there are; ARGS="key=value ..." are its settings
+train: $(READY) ## train MODALITY (lidar), on all GPUs there are; ARGS="key=value ..." are its settings
 	@gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
 	if [ "$$gpus" -gt 1 ]; then world="--multi_gpu --num_processes=$$gpus"; else world="--num_processes=1"; fi; \
 	exec $(BIN)/accelerate launch --quiet $$world --num_machines=1 --mixed_precision=no --dynamo_backend=no \
-		tools/train.py modality=lidar $(ARGS)
+		tools/train.py modality=$(MODALITY) $(ARGS)
 
 test: $(READY) ## all tests; ARGS="-k word" chooses some
 	@if [ -d ../shared/data ]; then export JEPA_DATA="$(abspath ../shared/data)"; fi; $(BIN)/python -m pytest -q $(ARGS)

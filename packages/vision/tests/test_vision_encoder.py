@@ -177,7 +177,7 @@ def test_initial_weights_are_scaled_by_depth_only_when_asked() -> None:
 def test_stems_stay_inside_a_patch() -> None:
     for stem in ("linear", "mlp"):
         torch.manual_seed(0)
-        model = PatchEmbedding(6, 8, stem)  # type: ignore[arg-type]  # two literals
+        model = PatchEmbedding(6, 8, stem)
         x = torch.randn(2, 5, 6)
         changed = x.clone()
         changed[:, 2] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source(augment: Augment | None, size: tuple[int, int] = (8, 12)) -> Images:
-    records = [Record(f"n{i}", lambda i=i: encoded(picture(30, 24, i))) for i in range(4)]
+    records = [Record(f"n{i}", partial(encoded, picture(30, 24, i))) for i in range(4)]
     return Images(records, size, augment)
 
 

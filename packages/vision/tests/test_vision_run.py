@@ -12,8 +12,8 @@ from vision_cases import configured
 
 from jepa_core.cli import main
 from jepa_core.config import to_yaml
+from jepa_core.plugins import find_modality
 from jepa_core.train.run import run_training
-from jepa_vision.modality import MODALITY
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -47,7 +47,7 @@ def test_a_run_ends_with_a_probe_a_report_and_its_quarantine(recipe: str, tmp_pa
         f"runs_dir={tmp_path}",
         "name=run",
     )
-    assert run_training(config, MODALITY, to_yaml(config)) == 0
+    assert run_training(config, find_modality("vision"), to_yaml(config)) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["modality"], result["recipe"], result["steps"], result["bad_samples"]) == ("vision", recipe, 3, 1)
     assert result["probe"]["n"] == 16 and set(result["probe"]["rows"]) == {"trained", "untrained", "raw"}

@@ -7,11 +7,11 @@ import torch
 from jepa_core.config import compose
 from jepa_core.contracts import Batch
 from jepa_core.methods.masked import MaskedPrediction
-from jepa_core.plugins import recipes
+from jepa_core.plugins import find_modality, recipes
 from jepa_vision.modality import MODALITY, build_method
 from jepa_vision.settings import VisionRun
 
-RECIPES = tuple(recipes(MODALITY))
+RECIPES = tuple(recipes(find_modality(MODALITY.name)))
 # The published shapes of masks and inputs with an encoder that fits into a test.
 CHEAP = ["trainer.device=cpu", "vision.encoder.size=nano", "vision.predictor.width=32", "vision.predictor.depth=1"]
 
