@@ -6,6 +6,7 @@ patches is the published convolution whose stride is its kernel (ViT, arXiv 2010
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
     split = x.reshape(batch, channels, *(n for pair in zip(counts, patch, strict=True) for n in pair))
     axes = len(patch)
     order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-    return split.permute(order).reshape(batch, -1, channels * int(torch.tensor(patch).prod()))
+    return split.permute(order).reshape(batch, -1, channels * math.prod(patch))
 
 
 def unpatchify(patches: Tensor, lattice: Lattice, patch: Sequence[int], channels: int = 3) -> Tensor:
@@ -108,7 +109,7 @@ class PatchFrontEnd(nn.Module):
     @property
     def channels(self) -> int:
         """Width of a flattened patch."""
-        return len(self.mean) * int(torch.tensor(self.patch).prod())
+        return len(self.mean) * math.prod(self.patch)
 
     @torch.no_grad()
     def forward(self, inputs: Tensor, seeds: Tensor) -> tuple[Patches, Grid]:

@@ -252,7 +252,9 @@ class MultiBlockMasker:
         # Entry l leaves l targets out of account.
         none = torch.ones_like(outside_BKN[:, :1])
         allowed_BLN = torch.cat([none, outside_BKN.to(torch.uint8).cumprod(1).bool()], dim=1).flip(1)
-        sizes_BLR = torch.einsum("bln,brn->blr", allowed_BLN.float(), block_BRN.float())
+        # Autocast would round the counts.
+        with torch.autocast(allowed_BLN.device.type, enabled=False):
+            sizes_BLR = allowed_BLN.float() @ block_BRN.float().transpose(1, 2)
         index_B = _first(sizes_BLR.flatten(1) > self.min_keep)
         level_B = torch.div(index_B, block_BRN.shape[1], rounding_mode="floor")
         return _take(allowed_BLN, level_B) & _take(block_BRN, index_B % block_BRN.shape[1])
