@@ -7,7 +7,7 @@ import importlib.util
 import torch
 
 BACKENDS = ("auto", "torch", "spconv")
-_MEND = "pip install 'jepa-lidar[spconv]', or choose torch"
+_MEND = "pip install spconv-cu126, or choose torch"
 
 
 def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
@@ -29,7 +29,7 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
             raise ValueError(f"sparse backend: spconv was asked for, but {problem}; {_MEND}")
         return "spconv", "as set"
     if problem:
-        return "torch", f"{problem}; to add it: pip install 'jepa-lidar[spconv]'"
+        return "torch", f"{problem}; to add it: pip install spconv-cu126"
     return "spconv", "the faster one on cuda"
 
 
