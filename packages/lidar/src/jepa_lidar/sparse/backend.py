@@ -22,7 +22,7 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
         return "torch", "as set"
     if name == "auto" and device.type != "cuda":
         # Said before spconv is looked at: importing it takes four seconds.
-        return "torch", f"the faster one on {device.type}"
+        return "torch", f"needs no other package and is level with spconv on a {device.type}"
     problem = spconv_problem()
     if name == "spconv":
         if problem:
@@ -30,7 +30,7 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
         return "spconv", "as set"
     if problem:
         return "torch", f"{problem}; to add it: pip install spconv-cu126"
-    return "spconv", "the faster one on cuda"
+    return "spconv", "its kernels are made for cuda"
 
 
 def spconv_problem() -> str | None:
