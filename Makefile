@@ -20,6 +20,7 @@ help: ## this list
 train: $(READY) ## train MODALITY (lidar), on all GPUs there are; ARGS="key=value ..." are its settings
 	@gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
 	if [ "$$gpus" -gt 1 ]; then world="--multi_gpu --num_processes=$$gpus"; else world="--num_processes=1"; fi; \
+	trap '' INT; export JEPA_LAUNCHER_LEAVES_CTRL_C=1; \
 	exec $(BIN)/accelerate launch --quiet $$world --num_machines=1 --mixed_precision=no --dynamo_backend=no \
 		tools/train.py modality=$(MODALITY) $(ARGS)
 

@@ -49,8 +49,9 @@ def test_range_image_keeps_the_nearest_and_puts_left_on_the_left() -> None:
 
 
 def test_viewer_without_open3d_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setitem(sys.modules, "open3d", None)
-    with pytest.raises(ValueError, match=r"pip install 'jepa-lidar\[open3d\]'.*libusb-1.0") as caught:
+    with pytest.raises(ValueError, match=r"pip install open3d.*libusb-1.0") as caught:
         show_interactive(np.zeros((1, 4), np.float32), None)
     assert "\n" not in str(caught.value)
 
@@ -58,6 +59,13 @@ def test_viewer_without_open3d_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
 def test_viewer_draws_points_frame_and_every_box(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     shape = SimpleNamespace(paint_uniform_color=lambda colour: None)
+    window = SimpleNamespace(
+        create_window=lambda window_name: True,
+        add_geometry=drawn.append,
+        get_render_option=SimpleNamespace,
+        run=lambda: None,
+        destroy_window=lambda: None,
+    )
     fake = SimpleNamespace(
         geometry=SimpleNamespace(
             PointCloud=lambda points: SimpleNamespace(points=points),
@@ -65,12 +73,21 @@ def test_viewer_draws_points_frame_and_every_box(monkeypatch: pytest.MonkeyPatch
             LineSet=lambda points, lines: shape,
         ),
         utility=SimpleNamespace(Vector3dVector=np.asarray, Vector2iVector=np.asarray),
-        visualization=SimpleNamespace(draw_geometries=lambda shapes, window_name: drawn.extend(shapes)),
+        visualization=SimpleNamespace(Visualizer=lambda: window),
     )
+    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setitem(sys.modules, "open3d", fake)
     scene = simulate_scene(1, Sensor(azimuths=64, beams=32))
     show_interactive(scene.points, scene.boxes)
     assert len(drawn) == 2 + len(scene.boxes) and drawn[0].colors.shape == (len(scene.points), 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
+def test_viewer_without_a_display_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(ValueError, match="needs a display"):
+        show_interactive(np.zeros((1, 4), np.float32), None)
 
 
 def test_load_for_view_reads_boxes_beside_the_scan(tmp_path: Path) -> None:

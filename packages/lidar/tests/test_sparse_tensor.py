@@ -83,7 +83,7 @@ def test_backend_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "spconv_problem", lambda: "spconv is not installed")
     chosen, reason = choose_backend("auto", cuda)
     assert chosen == "torch" and "not installed" in reason
-    with pytest.raises(ValueError, match=r"not installed; pip install 'jepa-lidar\[spconv\]'") as raised:
+    with pytest.raises(ValueError, match=r"not installed; pip install spconv-cu126") as raised:
         choose_backend("spconv", cpu)
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match="expected one of auto, torch, spconv, got 'minkowski'"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from jepa_core.settings import RunSettings
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+# accelerate launch answers Ctrl-C with a traceback and leaves before its child has saved. A launcher that therefore
+# ignores it (as the Makefile does) hands that down to its children, and says by this variable that they are to listen.
+LAUNCHER_LEAVES_CTRL_C = "JEPA_LAUNCHER_LEAVES_CTRL_C"
 
 
 def entry() -> NoReturn:
@@ -29,12 +33,14 @@ def entry() -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one verb; returns the exit code. What the user can mend is one line on stderr."""
+    if os.environ.get(LAUNCHER_LEAVES_CTRL_C) and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return _dispatch(list(arguments))
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        print("\njepa: interrupted; a run that had not begun its first step has saved nothing", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         lacking = resource_error(error)

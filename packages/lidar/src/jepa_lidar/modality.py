@@ -22,7 +22,7 @@ from jepa_lidar.masking import EMPTY, KINDS, OCCUPIED, BevMasker
 from jepa_lidar.occupancy import CellOccupancy
 from jepa_lidar.predictor import BevPredictor
 from jepa_lidar.probe import run_probe
-from jepa_lidar.settings import LidarRun
+from jepa_lidar.settings import SIMULATED, LidarRun
 from jepa_lidar.sources import choose_root, held_back, probe_split, training_source
 from jepa_lidar.sparse import choose_backend
 
@@ -52,8 +52,10 @@ class LidarModality:
         """Data and sparse backend, each with its reason."""
         root = choose_root(config)
         backend, reason = choose_backend(config.lidar.sparse_backend, _device(config))
-        rows = [("data", root.root, root.reason), ("sparse backend", backend, reason)]
-        if back := held_back(config):
+        back = held_back(config)
+        count = f"{len(training_source(config))} {'scenes an epoch' if root.root == SIMULATED else 'scans to train on'}"
+        rows = [("data", f"{root.root}: {count}", root.reason), ("sparse backend", backend, reason)]
+        if back:
             rows.append(("held back", f"{back} scans", "the later part of recordings is never trained on"))
         return rows
 

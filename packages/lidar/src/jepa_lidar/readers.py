@@ -169,8 +169,9 @@ def _looks_like_nuscenes(raw: bytes) -> bool:
     """Whether every fifth float32 is a whole ring number and every fourth an intensity; no other stride gives that."""
     table = np.frombuffer(raw, dtype="<f4").reshape(-1, 5)
     intensity, ring = table[:, 3], table[:, 4]
-    whole = (ring >= 0) & (ring <= 255) & (ring == np.floor(ring))
-    return bool((whole & (intensity >= 0) & (intensity <= 255)).all())
+    with np.errstate(invalid="ignore"):  # the bytes may be anything
+        whole = (ring >= 0) & (ring <= 255) & (ring == np.floor(ring))
+        return bool((whole & (intensity >= 0) & (intensity <= 255)).all())
 
 
 def _nuscenes(raw: bytes) -> _Raw:

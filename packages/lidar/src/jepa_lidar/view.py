@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -131,11 +133,14 @@ def _bar(figure: Figure, axes: Axes, shown: object, label: str) -> None:
 
 def show_interactive(points: NDArray[np.float32], boxes: Boxes | None) -> None:
     """Opens a window to turn the scan in; needs the extra ``open3d`` and a display. ValueError says how to get it."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        # open3d would draw where nobody sees it, and never return.
+        raise ValueError("the interactive view needs a display, got none (DISPLAY is not set); leave out --window")
     try:
         import open3d
     except (ImportError, OSError) as error:
         raise ValueError(
-            f"the interactive view needs open3d, which did not load ({error}): pip install 'jepa-lidar[open3d]'; "
+            f"the interactive view needs open3d, which did not load ({error}): pip install open3d; "
             "on Linux it also needs the system library libusb-1.0 (apt install libusb-1.0-0)"
         ) from None
     from matplotlib import colormaps
@@ -146,7 +151,15 @@ def show_interactive(points: NDArray[np.float32], boxes: Boxes | None) -> None:
     shapes = [cloud, open3d.geometry.TriangleMesh.create_coordinate_frame(size=2.0)]
     if boxes is not None and len(boxes):
         shapes += [_wire_box(open3d, corners) for corners in box_corners(boxes.values)]
-    open3d.visualization.draw_geometries(shapes, window_name="LiDAR scan")
+    window = open3d.visualization.Visualizer()
+    if not window.create_window(window_name="LiDAR scan"):
+        raise ValueError("the interactive view could not open a window on this display; leave out --window")
+    for shape in shapes:
+        window.add_geometry(shape)
+    look = window.get_render_option()
+    look.point_size, look.background_color = 2.0, np.array([0.06, 0.07, 0.09])
+    window.run()
+    window.destroy_window()
 
 
 def _wire_box(open3d: ModuleType, corners: NDArray[np.float64]) -> object:

@@ -104,7 +104,9 @@ def _collapse_plans(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> l
     def of(figure: str, suffix: str = "") -> dict[str, str]:
         return {key: key.split("/")[1] + suffix for key in keys if re.fullmatch(rf"monitor/[^/]+/{figure}", key)}
 
-    lines = sorted({line for name in of("rankme").values() for line in _rank_lines(name, rows)})
+    lines = sorted(
+        {line for name in (of("rankme") | of("effective_rank")).values() for line in _rank_lines(name, rows)}
+    )
     plans = [
         _Plan(
             "Spread of features",

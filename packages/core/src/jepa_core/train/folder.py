@@ -52,6 +52,10 @@ def _fresh(config: RunSettings) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise ConfigError(
+                f"runs_dir: expected a folder that can be written to, got {config.runs_dir}: {error.strerror}"
+            ) from None
         return path
     raise AssertionError("count never ends")
 

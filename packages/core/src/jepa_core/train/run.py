@@ -14,7 +14,7 @@ from jepa_core.contracts import Method, Modality, ProbeTable, SampleSource
 from jepa_core.data.move import to_device
 from jepa_core.errors import CollapseError, DataError, DivergenceError, UserError, value_errors_are_users
 from jepa_core.monitor.console import Console
-from jepa_core.monitor.verdict import Verdict
+from jepa_core.monitor.verdict import PATIENCE, WARMING_UP, Verdict
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import dry_run, launch, outcome, state
@@ -161,7 +161,7 @@ def _look_at(config: RunSettings, modality: Modality, trainer: Trainer, parts: P
     with torch.no_grad():
         outcome.write_pictures(parts.run_dir, modality.pictures(config, trainer.method, to_device(batch, device)))
     untrained: Method = build_method(config, modality).to(device).eval()
-    parts.console.message("training is done: pictures, then the probe of frozen features beside its controls")
+    parts.console.message("training is done, what it learned is being measured")
     return modality.probe(config, trainer.method, untrained, device)
 
 
@@ -179,6 +179,12 @@ def _write_result(
         "checkpoint": str(trainer.last_checkpoint),
     }
     verdict = trainer.monitor.verdict()
+    if verdict.state == WARMING_UP:
+        verdict = replace(
+            verdict,
+            sentence=f"Too short for a verdict: it needs more than {PATIENCE} measurements, one every "
+            f"{config.monitor.every} steps (monitor.every).",
+        )
     if config.monitor.every == 0:
         verdict = replace(
             verdict, state="not measured", sentence="Not measured: the monitor was off (monitor.every=0)."

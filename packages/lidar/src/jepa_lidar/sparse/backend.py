@@ -7,7 +7,7 @@ import importlib.util
 import torch
 
 BACKENDS = ("auto", "torch", "spconv")
-_MEND = "pip install 'jepa-lidar[spconv]', or choose torch"
+_MEND = "pip install spconv-cu126, or choose torch"
 
 
 def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
@@ -22,15 +22,15 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
         return "torch", "as set"
     if name == "auto" and device.type != "cuda":
         # Said before spconv is looked at: importing it takes four seconds.
-        return "torch", f"the faster one on {device.type}"
+        return "torch", f"needs no other package and is level with spconv on a {device.type}"
     problem = spconv_problem()
     if name == "spconv":
         if problem:
             raise ValueError(f"sparse backend: spconv was asked for, but {problem}; {_MEND}")
         return "spconv", "as set"
     if problem:
-        return "torch", f"{problem}; to add it: pip install 'jepa-lidar[spconv]'"
-    return "spconv", "the faster one on cuda"
+        return "torch", f"{problem}; to add it: pip install spconv-cu126"
+    return "spconv", "its kernels are made for cuda"
 
 
 def spconv_problem() -> str | None:
