@@ -49,12 +49,12 @@ def mean_target(masks: Sequence[tuple[Mask, ...]], place: int = 0) -> float:
 def test_prefix_contexts_are_as_long_as_those_of_the_released_collator(
     batch: int, side: int, expected: float, batches: int
 ) -> None:
-    masks = drawn(MultiBlockMasker(truncate="prefix"), lattice(side, side), batch, batches)
+    masks = drawn(MultiBlockMasker(truncate="prefix", edges="inside"), lattice(side, side), batch, batches)
     assert mean_length(masks) == pytest.approx(expected, rel=0.02)
 
 
 def test_prefix_targets_are_as_many_as_those_of_the_released_collator() -> None:
-    masks = drawn(MultiBlockMasker(truncate="prefix"), GRID, 32, 300)
+    masks = drawn(MultiBlockMasker(truncate="prefix", edges="inside"), GRID, 32, 300)
     statistics = [mask_statistics(mask, 196) for (mask,) in masks]
     assert sum(s.block for s in statistics) / 300 == pytest.approx(33.3, rel=0.02)
     assert sum(s.union for s in statistics) / 300 == pytest.approx(87, rel=0.02)
@@ -62,7 +62,7 @@ def test_prefix_targets_are_as_many_as_those_of_the_released_collator() -> None:
 
 
 def test_prefix_uses_the_top_and_never_the_last_row_and_column() -> None:
-    masks = drawn(MultiBlockMasker(truncate="prefix"), GRID, 128, 60)
+    masks = drawn(MultiBlockMasker(truncate="prefix", edges="inside"), GRID, 128, 60)
     for used in ([mask.context for (mask,) in masks], [mask.targets for (mask,) in masks]):
         share = coverage(used, 196).view(14, 14)
         assert share[:13, :13].min() > 0 and share[13].max() == 0 and share[:, 13].max() == 0
@@ -73,7 +73,7 @@ def test_prefix_uses_the_top_and_never_the_last_row_and_column() -> None:
 
 def test_prefix_lets_go_of_targets_one_by_one_when_nothing_is_left() -> None:
     # Four blocks of nearly half of the grid leave nothing; the first few complements have to go.
-    masker = MultiBlockMasker(target_scale=(0.49, 0.5), target_aspect=(1, 1), truncate="prefix")
+    masker = MultiBlockMasker(target_scale=(0.49, 0.5), target_aspect=(1, 1), truncate="prefix", edges="inside")
     (mask,) = masker(Grid(lattice(12, 12)), torch.arange(64), 0)
     assert mask.context.ids.shape[1] > 10
     assert bool((mask.context.on_lattice(144) & mask.targets.on_lattice(144)).any())
@@ -81,7 +81,7 @@ def test_prefix_lets_go_of_targets_one_by_one_when_nothing_is_left() -> None:
 
 def test_targets_are_rectangles_of_the_four_known_sizes_and_the_context_avoids_them() -> None:
     sizes = set()
-    for (mask,) in drawn(MultiBlockMasker(), GRID, 4, 200):
+    for (mask,) in drawn(MultiBlockMasker(edges="inside"), GRID, 4, 200):
         assert mask.context.ids.shape == (4, 56) and mask.context.valid is None and mask.targets.valid is None
         sizes.add(mask.targets.ids.shape[2])
         assert not bool((mask.context.on_lattice(196) & mask.targets.on_lattice(196)).any())
@@ -93,7 +93,7 @@ def test_targets_are_rectangles_of_the_four_known_sizes_and_the_context_avoids_t
 
 
 def test_random_truncation_picks_every_eligible_site_alike() -> None:
-    masks = [mask for (mask,) in drawn(MultiBlockMasker(), GRID, 256, 120)]
+    masks = [mask for (mask,) in drawn(MultiBlockMasker(edges="inside"), GRID, 256, 120)]
     context, targets = (
         coverage(one, 196).view(14, 14) for one in zip(*((m.context, m.targets) for m in masks), strict=True)
     )
@@ -147,7 +147,7 @@ def slow_tubes(sides: tuple[int, int, int], blocks: int, rng: random.Random) -> 
 @pytest.mark.parametrize("place", [0, 1])
 def test_prefix_tubes_are_as_long_as_when_counted_one_by_one(place: int) -> None:
     # One frame: a tube is the same in all. Sizes are given, so that only places are drawn on both sides.
-    masker, rng = TubeMasker(truncate="prefix"), random.Random(0)
+    masker, rng = TubeMasker(truncate="prefix", edges="inside"), random.Random(0)
     ours, theirs = [], []
     for masks, batch_seed in zip(drawn(masker, FRAME, 2, 1500), range(3, 10**9, 7919), strict=False):
         sides = masker.sides(place, FRAME, batch_seed)
@@ -159,7 +159,7 @@ def test_prefix_tubes_are_as_long_as_when_counted_one_by_one(place: int) -> None
 
 
 def test_prefix_tubes_match_the_released_collator() -> None:
-    masks = drawn(TubeMasker(truncate="prefix"), FRAME, 24, 700)
+    masks = drawn(TubeMasker(truncate="prefix", edges="inside"), FRAME, 24, 700)
     for place, (context, target) in enumerate([(0.233, 0.479), (0.065, 0.703)]):
         assert mean_target(masks, place) / 196 == pytest.approx(target, rel=0.02)
         assert mean_length(masks, place) / 196 == pytest.approx(context, abs=0.006)
@@ -167,7 +167,7 @@ def test_prefix_tubes_match_the_released_collator() -> None:
 
 def test_prefix_tubes_starve_late_frames_and_random_ones_do_not() -> None:
     released = [0.20, 0.20, 0.20, 0.18, 0.13, 0.07, 0.03, 0.01]
-    found = _time_shares([m[0].context.ids for m in drawn(TubeMasker(truncate="prefix"), CLIP, 24, 60)])
+    found = _time_shares([m[0].context.ids for m in drawn(TubeMasker(truncate="prefix", edges="inside"), CLIP, 24, 60)])
     assert found.tolist() == pytest.approx(released, abs=0.02)
     for place in (0, 1):
         masks = drawn(TubeMasker(), CLIP, 24, 40)
@@ -235,7 +235,10 @@ def test_masks_are_the_same_on_every_device(masker: Masker, where: Lattice) -> N
         (lambda: MultiBlockMasker()(Grid(CLIP), torch.arange(2), 0), "2 axes"),
         (lambda: TubeMasker()(Grid(GRID), torch.arange(2), 0), "3 axes"),
         (lambda: MultiBlockMasker(context_tokens=190)(Grid(GRID), torch.arange(2), 0), "context_tokens"),
-        (lambda: MultiBlockMasker(truncate="prefix")(Grid(lattice(4, 4)), torch.arange(2), 0), "min_keep"),
+        (
+            lambda: MultiBlockMasker(truncate="prefix", edges="inside")(Grid(lattice(4, 4)), torch.arange(2), 0),
+            "min_keep",
+        ),
         (lambda: MultiBlockMasker(target_scale=(1, 1), target_aspect=(1, 1))(Grid(GRID), torch.arange(2), 0), "finer"),
     ],
 )

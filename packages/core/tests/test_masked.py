@@ -41,7 +41,7 @@ class MeanPredictor(nn.Module):
         super().__init__()
         self.place, self.head = nn.Embedding(16, WIDTH), nn.Linear(WIDTH, width)
 
-    def forward(self, context: Tokens, targets: Sites, condition: Any) -> Tensor:
+    def forward(self, context: Tokens, targets: Sites, condition: Any, mask_index: int = 0) -> Tensor:
         weight = context.sites.valid_mask().unsqueeze(-1).float()
         mean = (context.features * weight).sum(1) / weight.sum(1).clamp(min=1)
         return self.head(mean[:, None, None] + self.place(targets.ids))

@@ -8,7 +8,7 @@ from jepa_core.config import compose
 from jepa_core.contracts import Batch
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.plugins import find_modality, recipes
-from jepa_vision.modality import MODALITY, build_method
+from jepa_vision.modality import MODALITY
 from jepa_vision.settings import VisionRun
 
 RECIPES = tuple(recipes(find_modality(MODALITY.name)))
@@ -24,7 +24,9 @@ def configured(recipe: str, *overrides: str) -> VisionRun:
 def built(config: VisionRun, seed: int = 0) -> MaskedPrediction:
     """Its method, with the weights of this seed."""
     torch.manual_seed(seed)
-    return build_method(config)
+    method = MODALITY.build(config)
+    assert isinstance(method, MaskedPrediction)
+    return method
 
 
 def noise(batch: int, height: int, width: int, seed: int = 0) -> Batch:

@@ -85,6 +85,8 @@ RULES: Mapping[str, Rule] = {
     "optimizer.lr": above_zero(),
     "optimizer.lr_start": at_least(0),
     "optimizer.lr_end": at_least(0),
+    "optimizer.shape": one_of("cosine", "linear"),
+    "optimizer.stretch": at_least(1),
     "optimizer.warmup": at_least(0),
     "optimizer.weight_decay": at_least(0),
     "optimizer.weight_decay_end": at_least(0),

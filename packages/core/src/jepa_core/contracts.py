@@ -277,8 +277,8 @@ class Masker(Protocol):
 class Predictor(Protocol):
     """Predicts target features. Promise: it never sees them."""
 
-    def __call__(self, context: Tokens, targets: Sites, condition: Condition | None) -> Tensor:
-        """``[B, K, M, D]`` predictions at ``targets`` ``[B, K, M]``."""
+    def __call__(self, context: Tokens, targets: Sites, condition: Condition | None, mask_index: int = 0) -> Tensor:
+        """``[B, K, M, D]`` predictions at ``targets`` ``[B, K, M]``; ``mask_index``: which of a sample's masks."""
         ...
 
 

@@ -61,10 +61,13 @@ class OptimizerSettings:
         name: ``adamw`` or ``adam_onecycle`` (momentum cycled, as OpenPCDet trains).
         lr: peak learning rate.
         lr_start: learning rate at step 0 as a fraction of ``lr``.
-        lr_end: learning rate at the last step as a fraction of ``lr``.
+        lr_end: learning rate at the end of the schedule as a fraction of ``lr``.
+        shape: ``cosine`` or ``linear``: the way from ``lr`` to its end after the warm-up.
+        stretch: the schedules of learning rate and weight decay are laid out over this many times the run and cut at
+            its end; published recipes stretch by 1.25.
         warmup: steps of linear warm-up (a number >= 1) or the fraction of all steps (below 1).
         weight_decay: at the first step.
-        weight_decay_end: at the last step (cosine); None = constant.
+        weight_decay_end: at the end of the schedule (cosine); None = constant.
         beta1, beta2, eps: of Adam.
     """
 
@@ -72,6 +75,8 @@ class OptimizerSettings:
     lr: float = 1e-3
     lr_start: float = 0.0
     lr_end: float = 0.0
+    shape: str = "cosine"
+    stretch: float = 1.0
     warmup: float = 0.1
     weight_decay: float = 0.01
     weight_decay_end: float | None = None

@@ -56,8 +56,8 @@ class BevPredictor(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 layer.compile()
 
-    def forward(self, context: Tokens, targets: Sites, condition: Condition | None) -> Tensor:
-        """Predictions ``[B, K, M, D]`` at ``targets``; every target block sees the same map."""
+    def forward(self, context: Tokens, targets: Sites, condition: Condition | None, mask_index: int = 0) -> Tensor:
+        """Predictions ``[B, K, M, D]`` at ``targets``; every target block and every mask sees the same map."""
         assert condition is None, "the bird's-eye predictor takes no condition"
         rows, columns = context.lattice.sizes
         # The token follows the features' type, so that mixed precision does not fall back to float32 here.

@@ -4,21 +4,20 @@ class token, fixed sine-cosine or rotary positions. Only the patches that are ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
-from jepa_core.nn.position import Pairing, Rotation, rotary, sin_cos
+from jepa_core.nn.position import Rotation, rotary
 from jepa_core.nn.transformer import Transformer, clean, init_linear, scale_residuals_by_depth
 from jepa_vision.frontend import Patches
+from jepa_vision.positions import Positions, pairing_of, position_table, resize_table
 
 Stem = Literal["linear", "mlp"]
-Positions = Literal["sin_cos_xy", "sin_cos_yx", "rotary_interleaved", "rotary_tiled"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,9 @@ class VisionTransformer(nn.Module):
         lattice: that is usual; its position table is computed once.
         stem: see :class:`PatchEmbedding`.
         positions: ``sin_cos_xy`` (the first channels are the column's, as I-JEPA has it), ``sin_cos_yx`` (axes in
-            their own order, as V-JEPA has it in two and three dimensions), ``rotary_interleaved`` or ``rotary_tiled``
-            (see :func:`jepa_core.nn.position.rotary`).
+            their own order, as V-JEPA has it in two and three dimensions), ``sin_cos_half_time`` (half of the channels
+            for time), ``rotary_interleaved`` or ``rotary_tiled`` (see :func:`jepa_core.nn.position.rotary`), or
+            ``stored`` (a fixed table that comes with the weights, and is resized for other lattices).
         drop_path: rate of the last block, growing from 0.
         recompute: activation checkpointing.
         scale_residuals: ``constant`` (I-JEPA, V-JEPA) or ``by_depth`` (V-JEPA 2), see
@@ -115,8 +115,8 @@ class VisionTransformer(nn.Module):
         )
         if scale_residuals == "by_depth":
             scale_residuals_by_depth(self.transformer)
-        # Not saved: it follows from the lattice, and a saved one would pin the lattice's size.
-        self.register_buffer("table", self._codes(lattice), persistent=False)
+        # A table that follows from the lattice is not saved: that would pin the lattice's size.
+        self.register_buffer("table", self._codes(lattice), persistent=positions == "stored")
 
     @property
     def width(self) -> int:
@@ -125,16 +125,27 @@ class VisionTransformer(nn.Module):
 
     def _codes(self, lattice: Lattice) -> Tensor:
         """Position codes of a lattice, float32 ``[N, D]``; without rows for rotary positions."""
-        if self.positions.startswith("rotary"):
-            return torch.empty(0, self.size.width)
-        order = lattice.axes if self.positions == "sin_cos_yx" else (*lattice.axes[:-2], *lattice.axes[-2:][::-1])
-        coordinates = lattice.coordinates(torch.arange(lattice.count)).double()
-        return sin_cos(lattice, self.size.width, order)(coordinates).float()
+        if self.positions == "stored" and lattice.sizes != self.lattice.sizes:
+            return resize_table(self.table, self.lattice, lattice)
+        return position_table(self.positions, lattice, self.size.width)
 
     def forward(self, inputs: Patches, keep: Sites | None) -> Tokens:
         """Tokens of the kept patches, ``[B, N, D]`` after the last norm; of all patches when ``keep`` is None."""
         sites, x = self._embed(inputs, keep)
         return Tokens(self.transformer(x, sites.valid, self._rotation(sites, inputs.lattice)), sites, inputs.lattice)
+
+    def forward_layers(self, inputs: Patches, keep: Sites | None, layers: Sequence[int]) -> Tokens:
+        """As :meth:`forward`, and in ``Tokens.layers`` the outputs of chosen blocks before any norm, by their names.
+
+        Args:
+            inputs, keep: as in :meth:`forward`.
+            layers: blocks counted from 0, or from the end when negative; block 2 is named ``block_2``.
+        """
+        sites, x = self._embed(inputs, keep)
+        rotation = self._rotation(sites, inputs.lattice)
+        last, outputs = self.transformer.forward_layers(x, layers, sites.valid, rotation)
+        named = {f"block_{layer % self.size.depth}": features for layer, features in outputs.items()}
+        return Tokens(last, sites, inputs.lattice, named)
 
     def _embed(self, inputs: Patches, keep: Sites | None) -> tuple[Sites, Tensor]:
         lattice, patches = inputs.lattice, inputs.features
@@ -150,8 +161,8 @@ class VisionTransformer(nn.Module):
     def _rotation(self, sites: Sites, lattice: Lattice) -> Rotation | None:
         if not self.positions.startswith("rotary"):
             return None
-        pairing: Pairing = "tiled" if self.positions == "rotary_tiled" else "interleaved"
-        return rotary(lattice.coordinates(sites.ids).float(), self.size.width // self.size.heads, pairing)
+        coordinates = lattice.coordinates(sites.ids).float()
+        return rotary(coordinates, self.size.width // self.size.heads, pairing_of(self.positions))
 
     def compile_blocks(self) -> None:
         """Compiles each block for itself."""

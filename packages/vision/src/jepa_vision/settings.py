@@ -50,7 +50,8 @@ class EncoderSettings:
         patch: side of a patch in pixels.
         stem: ``linear`` (published) or ``mlp`` (linear, GELU, linear on each patch).
         positions: ``sin_cos_xy`` (I-JEPA's tables), ``sin_cos_yx`` (V-JEPA's), ``rotary_interleaved`` or
-            ``rotary_tiled`` (V-JEPA 2 as intended and as released).
+            ``rotary_tiled`` (V-JEPA 2 as intended and as released), or ``stored`` (a table that comes with
+            ``vision.weights``).
         drop_path: rate of the last block, growing from 0.
         recompute: keep no activations inside a block, compute them again in backward.
         scale_residuals: ``constant`` or ``by_depth`` (V-JEPA 2's initialisation).
@@ -71,7 +72,7 @@ class EncoderSettings:
     ] = "base"
     patch: int = 16
     stem: Literal["linear", "mlp"] = "linear"
-    positions: Literal["sin_cos_xy", "sin_cos_yx", "rotary_interleaved", "rotary_tiled"] = "sin_cos_xy"
+    positions: Literal["sin_cos_xy", "sin_cos_yx", "rotary_interleaved", "rotary_tiled", "stored"] = "sin_cos_xy"
     drop_path: float = 0.0
     recompute: bool = False
     scale_residuals: Literal["constant", "by_depth"] = "constant"
@@ -84,18 +85,21 @@ class MaskingSettings:
     Attributes:
         kind: ``multiblock`` (I-JEPA) or ``random`` (single patches).
         ratio: with ``random``, the share that is hidden.
+        masks: with ``random``, masks of an image; they share one pass of the target encoder.
         blocks: with ``multiblock``, target blocks of an image.
         target_scale_min, target_scale_max: share of the image of a target block.
         target_aspect_min, target_aspect_max: rows / columns of a target block.
         context_scale_min, context_scale_max: share of the image of the block the context is cut from.
         truncate: ``random`` (fixed context length, what is too much is left out at random) or ``prefix`` (as released:
             cut to the shortest of the batch from the top of the image down, the last row and column never used).
-        edges: ``inside`` (published) or ``wrap`` (blocks go on at the other side: every patch is used equally often).
+        edges: ``wrap`` (blocks go on at the other side: every patch is used equally often) or ``inside`` (as released;
+            the only choice with ``prefix``).
         context_tokens: context length with ``random`` truncation; 0 = 2/7 of the patches.
     """
 
     kind: Literal["multiblock", "random"] = "multiblock"
     ratio: float = 0.75
+    masks: int = 1
     blocks: int = 4
     target_scale_min: float = 0.15
     target_scale_max: float = 0.2
@@ -104,7 +108,7 @@ class MaskingSettings:
     context_scale_min: float = 0.85
     context_scale_max: float = 1.0
     truncate: Literal["random", "prefix"] = "random"
-    edges: Literal["inside", "wrap"] = "inside"
+    edges: Literal["inside", "wrap"] = "wrap"
     context_tokens: int = 0
 
 
@@ -116,11 +120,17 @@ class PredictorSettings:
         width: E of its tokens.
         depth: blocks.
         heads: attention heads; 0 = as many as the encoder.
+        mask_tokens: rows of the table of mask tokens; with one, all masks of a sample share it.
+        token: the row that all masks take; -1 = each mask its own.
+        token_std: width of the tokens' first draw; V-JEPA's are 0.
     """
 
     width: int = 384
     depth: int = 12
     heads: int = 0
+    mask_tokens: int = 1
+    token: int = -1
+    token_std: float = 0.02
 
 
 @dataclass
@@ -203,51 +213,66 @@ class VisionRun(RunSettings):
 
     def validate(self) -> None:
         """Impossible values; each message names the key, what was expected and what came."""
-        self._check_data()
+        check_view(self.data.height, self.data.width, self.vision.encoder.patch, self.data.augment)
         self._check_masking()
-        encoder, target, probe = self.vision.encoder, self.vision.target, self.probe
-        _between("vision.encoder.drop_path", encoder.drop_path, 0, 0.99)
-        for key in ("width", "depth"):
-            _between(f"vision.predictor.{key}", getattr(self.vision.predictor, key), 1, float("inf"))
-        _between("vision.predictor.heads", self.vision.predictor.heads, 0, float("inf"))
-        _between("vision.target.momentum_start", target.momentum_start, 0, 1)
-        _between("vision.target.momentum_end", target.momentum_end, 0, 1)
-        _between("vision.variance_weight", self.vision.variance_weight, 0, float("inf"))
+        check_method(self.vision, self.probe.encoder)
         for key in ("neighbours", "batch_size"):
-            _between(f"probe.{key}", getattr(probe, key), 1, float("inf"))
+            check_between(f"probe.{key}", getattr(self.probe, key), 1, float("inf"))
         for key in ("train_images", "test_images"):
-            _between(f"probe.{key}", getattr(probe, key), 0, float("inf"))
-        if probe.encoder == "target" and target.policy != "ema":
-            raise ValueError(f"probe.encoder: target needs vision.target.policy=ema, got {target.policy}")
-
-    def _check_data(self) -> None:
-        patch, augment = self.vision.encoder.patch, self.data.augment
-        _between("vision.encoder.patch", patch, 1, float("inf"))
-        for key in ("height", "width"):
-            side = getattr(self.data, key)
-            if side < patch or side % patch:
-                raise ValueError(f"data.{key}: expected a multiple of vision.encoder.patch ({patch}), got {side}")
-        _rising("data.augment.scale", augment.scale_min, augment.scale_max, 1)
-        _rising("data.augment.aspect", augment.aspect_min, augment.aspect_max, 32)
-        _between("data.augment.flip", augment.flip, 0, 1)
+            check_between(f"probe.{key}", getattr(self.probe, key), 0, float("inf"))
 
     def _check_masking(self) -> None:
         masking = self.vision.masking
-        _between("vision.masking.ratio", masking.ratio, 0.01, 0.99)
-        _between("vision.masking.blocks", masking.blocks, 1, 64)
-        _between("vision.masking.context_tokens", masking.context_tokens, 0, float("inf"))
-        _rising("vision.masking.target_scale", masking.target_scale_min, masking.target_scale_max, 1)
-        _rising("vision.masking.target_aspect", masking.target_aspect_min, masking.target_aspect_max, 32)
-        _rising("vision.masking.context_scale", masking.context_scale_min, masking.context_scale_max, 1)
+        check_between("vision.masking.ratio", masking.ratio, 0.01, 0.99)
+        check_between("vision.masking.masks", masking.masks, 1, 64)
+        check_between("vision.masking.blocks", masking.blocks, 1, 64)
+        check_between("vision.masking.context_tokens", masking.context_tokens, 0, float("inf"))
+        check_rising("vision.masking.target_scale", masking.target_scale_min, masking.target_scale_max, 1)
+        check_rising("vision.masking.target_aspect", masking.target_aspect_min, masking.target_aspect_max, 32)
+        check_rising("vision.masking.context_scale", masking.context_scale_min, masking.context_scale_max, 1)
         if masking.truncate == "prefix" and masking.edges == "wrap":
-            raise ValueError("vision.masking.edges: truncate=prefix is the released layout, inside; got wrap")
+            raise ValueError("vision.masking.edges: expected inside, which the released truncate=prefix has, got wrap")
 
 
-def _between(key: str, value: float, low: float, high: float) -> None:
+# --------------------------------------------------------------------------------------------------------------------
+# What images and clips have in common
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def check_view(height: int, width: int, patch: int, augment: AugmentSettings) -> None:
+    """Refuses an input that is no whole number of patches, and impossible crops."""
+    check_between("vision.encoder.patch", patch, 1, float("inf"))
+    for key, side in (("height", height), ("width", width)):
+        if side < patch or side % patch:
+            raise ValueError(f"data.{key}: expected a multiple of vision.encoder.patch ({patch}), got {side}")
+    check_rising("data.augment.scale", augment.scale_min, augment.scale_max, 1)
+    check_rising("data.augment.aspect", augment.aspect_min, augment.aspect_max, 32)
+    check_between("data.augment.flip", augment.flip, 0, 1)
+
+
+def check_method(options: VisionSettings, probed: str) -> None:
+    """Refuses impossible encoders, predictors and targets; ``probed`` is the encoder that the probe takes."""
+    predictor, target = options.predictor, options.target
+    check_between("vision.encoder.drop_path", options.encoder.drop_path, 0, 0.99)
+    for key in ("width", "depth", "mask_tokens"):
+        check_between(f"vision.predictor.{key}", getattr(predictor, key), 1, float("inf"))
+    check_between("vision.predictor.heads", predictor.heads, 0, float("inf"))
+    check_between("vision.predictor.token", predictor.token, -1, predictor.mask_tokens - 1)
+    check_between("vision.predictor.token_std", predictor.token_std, 0, 1)
+    check_between("vision.target.momentum_start", target.momentum_start, 0, 1)
+    check_between("vision.target.momentum_end", target.momentum_end, 0, 1)
+    check_between("vision.variance_weight", options.variance_weight, 0, float("inf"))
+    if probed == "target" and target.policy != "ema":
+        raise ValueError(f"probe.encoder: target needs vision.target.policy=ema, got {target.policy}")
+
+
+def check_between(key: str, value: float, low: float, high: float) -> None:
+    """Refuses a value outside ``low`` to ``high``."""
     if not low <= value <= high:
         raise ValueError(f"{key}: expected a value from {low} to {high}, got {value}")
 
 
-def _rising(key: str, low: float, high: float, most: float) -> None:
+def check_rising(key: str, low: float, high: float, most: float) -> None:
+    """Refuses bounds ``<key>_min`` and ``<key>_max`` that do not rise from above 0 to at most ``most``."""
     if not 0 < low <= high <= most:
         raise ValueError(f"{key}_min: expected 0 < {key}_min <= {key}_max <= {most}, got {low} and {high}")

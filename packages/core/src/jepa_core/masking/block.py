@@ -7,8 +7,8 @@ Block sizes are drawn once a batch, places for each sample. ``truncate`` says ho
   its lowest ids, the top of an image and the early frames of a clip. I-JEPA's never uses the last row and column.
   Lengths differ from batch to batch, and their computation waits for the device.
 
-``edges`` says where blocks may lie: ``inside`` the grid (as published; border sites are in fewer blocks), or ``wrap``,
-where a block that leaves on one side comes in on the other, so that every site is used equally often.
+``edges`` says where blocks may lie: ``wrap`` (default), where a block that leaves on one side comes in on the other, so
+that every site is used equally often, or ``inside`` the grid, as published: border sites are in fewer blocks.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class MultiBlockMasker:
         target_aspect: tuple[float, float] = (0.75, 1.5),
         context_scale: tuple[float, float] = (0.85, 1.0),
         truncate: Truncate = "random",
-        edges: Edges = "inside",
+        edges: Edges = "wrap",
         context_tokens: int = 0,
         min_keep: int = 10,
     ) -> None:
@@ -312,7 +312,7 @@ class TubeMasker:
     """
 
     def __init__(
-        self, sets: Sequence[Tubes] = (SHORT, LONG), truncate: Truncate = "random", edges: Edges = "inside"
+        self, sets: Sequence[Tubes] = (SHORT, LONG), truncate: Truncate = "random", edges: Edges = "wrap"
     ) -> None:
         _check_modes(truncate, edges)
         names = [tubes.name for tubes in sets]

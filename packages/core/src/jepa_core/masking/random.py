@@ -8,8 +8,9 @@ from torch import Tensor
 from jepa_core.contracts import Grid, Mask, Sites
 from jepa_core.seeds import random_keys
 
-# A fixed stream number keeps these draws apart from every other draw made from the same sample seeds.
-_STREAM = 101
+# Fixed stream numbers keep these draws apart from every other draw made from the same sample seeds; further masks of a
+# sample count on from the second.
+_STREAM, _FURTHER_STREAM = 101, 1001
 
 
 def random_order(present: Tensor, seeds: Tensor, stream: int) -> Tensor:
@@ -35,29 +36,37 @@ class RandomMasker:
 
     Args:
         ratio: fraction of the present sites that become targets, 0 < ratio < 1.
+        masks: masks of a sample, drawn independently; they share what the target encoder computes (data2vec 2.0,
+            arXiv 2212.07525).
     """
 
-    def __init__(self, ratio: float) -> None:
+    def __init__(self, ratio: float, masks: int = 1) -> None:
+        if masks < 1:
+            raise ValueError(f"RandomMasker: masks must be 1 or more, got {masks}")
         if not 0 < ratio < 1:
             raise ValueError(f"RandomMasker: ratio must lie between 0 and 1, got {ratio}")
-        self.ratio = ratio
+        self.ratio, self.masks = ratio, masks
 
     def __call__(self, grid: Grid, seeds: Tensor, batch_seed: int) -> tuple[Mask, ...]:
-        """One mask a sample; see :class:`jepa_core.contracts.Masker`."""
-        if grid.present is None:
-            return (self._fixed(grid, seeds),)
-        return (self._padded(grid.present, seeds),)
+        """``masks`` masks a sample; see :class:`jepa_core.contracts.Masker`."""
+        return tuple(self._one(place, grid, seeds) for place in range(self.masks))
 
-    def _fixed(self, grid: Grid, seeds: Tensor) -> Mask:
+    def _one(self, place: int, grid: Grid, seeds: Tensor) -> Mask:
+        name, stream = ("random", _STREAM) if place == 0 else (f"random_{place + 1}", _FURTHER_STREAM + place)
+        if grid.present is None:
+            return self._fixed(name, grid, seeds, stream)
+        return self._padded(name, grid.present, seeds, stream)
+
+    def _fixed(self, name: str, grid: Grid, seeds: Tensor, stream: int) -> Mask:
         count = grid.lattice.count
         hidden = min(max(round(self.ratio * count), 1), count - 1)
         everything = torch.ones(len(seeds), count, dtype=torch.bool, device=seeds.device)
-        order = random_order(everything, seeds, _STREAM)
+        order = random_order(everything, seeds, stream)
         targets, context = order[:, :hidden], order[:, hidden:]
-        return Mask("random", Sites(context), Sites(targets.unsqueeze(1)), Sites(targets))
+        return Mask(name, Sites(context), Sites(targets.unsqueeze(1)), Sites(targets))
 
-    def _padded(self, present: Tensor, seeds: Tensor) -> Mask:
-        order = random_order(present, seeds, _STREAM)
+    def _padded(self, name: str, present: Tensor, seeds: Tensor, stream: int) -> Mask:
+        order = random_order(present, seeds, stream)
         total = present.sum(1, keepdim=True)
         hidden = (self.ratio * total).round().long().clamp(min=1)
         hidden = torch.minimum(hidden, (total - 1).clamp(min=0))
@@ -65,4 +74,4 @@ class RandomMasker:
         targets = Sites(order, valid=place < hidden)
         context = Sites(order, valid=(place >= hidden) & (place < total))
         blocks = Sites(order.unsqueeze(1), valid=targets.valid_mask().unsqueeze(1))
-        return Mask("random", context, blocks, targets)
+        return Mask(name, context, blocks, targets)

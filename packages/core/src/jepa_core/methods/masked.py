@@ -155,13 +155,13 @@ class MaskedPrediction(nn.Module):
             target = whole if whole is not None else self.target.encode(target_inputs, mask.target_union)
             counts = None if batch.joint_counts is None else batch.joint_counts[index]
             context = self._fill(cast(Tokens, self.encoder(inputs, mask.context)))
-            parts.append(self._one_mask(batch, step, mask, context, target, counts))
+            parts.append(self._one_mask(batch, step, index, mask, context, target, counts))
         return _mean_of_losses(masks, parts)
 
     def _one_mask(
-        self, batch: Batch, step: int, mask: Mask, context: Tokens, target: Tokens, counts: Tensor | None
+        self, batch: Batch, step: int, index: int, mask: Mask, context: Tokens, target: Tokens, counts: Tensor | None
     ) -> Losses:
-        predicted_BKMD = self.predictor(context, mask.targets, batch.condition)
+        predicted_BKMD = self.predictor(context, mask.targets, batch.condition, index)
         raw_BKMD = target.at(mask.targets)
         target_BKMD = self._target_features(raw_BKMD, mask.targets)
         distance_BKM = self.energy(predicted_BKMD, target_BKMD)

@@ -49,8 +49,10 @@ def _join_valid(parts: list[_Part], blocks: int) -> Tensor | None:
 class TransformerPredictor(nn.Module):
     """Predicts features at target sites from context tokens; keeps the contract ``Predictor``.
 
-    Context tokens are projected to the predictor's width; a target is one learned mask token plus its position; a
+    Context tokens are projected to the predictor's width; a target is a learned mask token plus its position; a
     condition, where there is one, joins as projected tokens, placed along the first axis only.
+
+    The mask tokens are the rows of one table, so that a row without use still has a gradient (of zero).
 
     Args:
         lattice: of contexts and targets.
@@ -60,11 +62,15 @@ class TransformerPredictor(nn.Module):
         output_width: D of the predictions; None = ``input_width``.
         condition_width: A of the condition tokens; None = there is no condition.
         positions: ``sin_cos`` (added) or ``rotary``.
-        order: channel order of the axes for ``sin_cos``, see :func:`jepa_core.nn.position.sin_cos`.
+        order, channels: of the axes for ``sin_cos``, see :func:`jepa_core.nn.position.sin_cos`.
         pairing: for ``rotary``, see :func:`jepa_core.nn.position.rotary`.
+        mask_tokens: rows of the table of mask tokens; with one, all masks of a sample share it.
+        token: the row that all masks take; None = each mask its own, by its place among the masks.
+        token_std: the tokens are drawn from a normal distribution of this width at first; V-JEPA's are 0.
     """
 
     table: Tensor
+    no_decay = ("mask_tokens",)
 
     def __init__(
         self,
@@ -79,41 +85,51 @@ class TransformerPredictor(nn.Module):
         condition_width: int | None = None,
         positions: Literal["sin_cos", "rotary"] = "sin_cos",
         order: tuple[str, ...] | None = None,
+        channels: tuple[int, ...] | None = None,
         pairing: Pairing = "interleaved",
         recompute: bool = False,
+        mask_tokens: int = 1,
+        token: int | None = None,
+        token_std: float = 0.02,
     ) -> None:
         super().__init__()
         if positions not in ("sin_cos", "rotary"):
             raise ValueError(f"positions: expected sin_cos or rotary, got {positions!r}")
+        if mask_tokens < 1 or (token is not None and not 0 <= token < mask_tokens):
+            raise ValueError(f"mask_tokens, token: expected a row of at least one, got {token} of {mask_tokens}")
         self.lattice = lattice
         self.positions = positions
         self.pairing: Pairing = pairing
         self.head_width = width // heads if head_width is None else head_width
-        self.code = sin_cos(lattice, width, order)
+        self.code = sin_cos(lattice, width, order, channels)
         coordinates = lattice.coordinates(torch.arange(lattice.count)).double()
         # Not saved: it follows from the lattice, and a saved one would pin the lattice's size.
         self.register_buffer("table", self.code(coordinates).float(), persistent=False)
         self.embed = nn.Linear(input_width, width)
-        self.mask_token = nn.Parameter(torch.empty(width))
+        self.mask_tokens = nn.Parameter(torch.empty(mask_tokens, width))
+        self.token = 0 if mask_tokens == 1 else token
         self.condition_embed = None if condition_width is None else nn.Linear(condition_width, width)
         self.transformer = Transformer(width, depth, heads, mlp_hidden, head_width, recompute=recompute)
         self.project = nn.Linear(width, input_width if output_width is None else output_width)
-        self._init()
+        self._init(token_std)
 
-    def _init(self) -> None:
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+    def _init(self, token_std: float) -> None:
+        nn.init.trunc_normal_(self.mask_tokens, std=token_std)
         for layer in (self.embed, self.condition_embed, self.project):
             if layer is not None:
                 init_linear(layer)
 
-    def forward(self, context: Tokens, targets: Sites, condition: Condition | None = None) -> Tensor:
+    def forward(
+        self, context: Tokens, targets: Sites, condition: Condition | None = None, mask_index: int = 0
+    ) -> Tensor:
         """Context ``[B, N, D]``, targets ``[B, K, M]`` to predictions ``[B, K, M, D']``.
 
+        ``mask_index`` is the mask's place among those of a sample and chooses the mask token where there are several.
         What is not valid influences no valid prediction; a prediction at a target that is not valid means nothing.
         """
         self._check(context, condition)
         batch, blocks, sites = targets.ids.shape
-        parts = [self._context(context), self._targets(targets)]
+        parts = [self._context(context), self._targets(targets, mask_index)]
         if condition is not None:
             parts.append(self._condition(condition))
         tokens = _join([part.tokens for part in parts], blocks)
@@ -139,8 +155,13 @@ class TransformerPredictor(nn.Module):
         tokens = self._place(self.embed(clean(context.features, sites.valid)), sites.ids)
         return _Part(tokens[:, None], _block_of_one(sites.valid), self.lattice.coordinates(sites.ids)[:, None].float())
 
-    def _targets(self, targets: Sites) -> _Part:
-        tokens = self._place(self.mask_token.expand(*targets.ids.shape, -1), targets.ids)
+    def _targets(self, targets: Sites, mask_index: int) -> _Part:
+        row = mask_index if self.token is None else self.token
+        if row >= len(self.mask_tokens):
+            raise ValueError(
+                f"predictor: expected at most {len(self.mask_tokens)} masks, one for each mask token, got one more"
+            )
+        tokens = self._place(self.mask_tokens[row].expand(*targets.ids.shape, -1), targets.ids)
         return _Part(tokens, targets.valid, self.lattice.coordinates(targets.ids).float())
 
     def _condition(self, condition: Condition) -> _Part:

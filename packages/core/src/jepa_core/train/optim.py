@@ -43,6 +43,8 @@ def _check_one_cycle(settings: OptimizerSettings) -> None:
         "lr_end": schedule.ONE_CYCLE_END,
         "warmup": schedule.ONE_CYCLE_RISE,
         "beta1": schedule.ONE_CYCLE_BETA1_HIGH,
+        "shape": "cosine",
+        "stretch": 1.0,
     }
     for name, value in fixed.items():
         if getattr(settings, name) not in (value, getattr(OptimizerSettings(), name)):

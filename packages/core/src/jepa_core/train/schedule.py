@@ -36,12 +36,22 @@ def warmup_cosine(step: int, total: int, peak: float, start: float, end: float, 
     return cosine(peak, end, (step - warmup) / max(1, total - warmup))
 
 
+def warmup_linear(step: int, total: int, peak: float, start: float, end: float, warmup: int) -> float:
+    """As :func:`warmup_cosine`, along a straight line to ``end``: the cool-down of V-JEPA 2 (arXiv 2506.09985)."""
+    if step < warmup:
+        return start + (peak - start) * step / warmup
+    return peak + (end - peak) * min((step - warmup) / max(1, total - warmup), 1.0)
+
+
 def one_cycle(step: int, total: int, start: float, middle: float, end: float, rise: float) -> float:
     """Half a cosine from ``start`` to ``middle`` over the fraction ``rise`` of the run, and another to ``end``."""
     turn = rise * total
     if step < turn:
         return cosine(start, middle, step / turn)
     return cosine(middle, end, (step - turn) / max(1e-12, total - turn))
+
+
+SHAPES = {"cosine": warmup_cosine, "linear": warmup_linear}
 
 
 @dataclass(frozen=True)
@@ -55,13 +65,16 @@ class Rates:
 
 def rates_at(step: int, total: int, settings: OptimizerSettings) -> Rates:
     """Learning rate, weight decay and beta1 of optimiser step ``step`` (1 to ``total``)."""
+    if settings.shape not in SHAPES:
+        raise ConfigError(f"optimizer.shape: expected {' or '.join(SHAPES)}, got {settings.shape!r}")
     last = settings.weight_decay if settings.weight_decay_end is None else settings.weight_decay_end
-    decay = cosine(settings.weight_decay, last, step / total)
+    length = round(settings.stretch * total)
+    decay = cosine(settings.weight_decay, last, step / length)
     lr = settings.lr
     if settings.name == "adam_onecycle":
         rate = one_cycle(step, total, lr * ONE_CYCLE_START, lr, lr * ONE_CYCLE_END, ONE_CYCLE_RISE)
         high, low = ONE_CYCLE_BETA1_HIGH, ONE_CYCLE_BETA1_LOW
         return Rates(rate, decay, one_cycle(step, total, high, low, high, ONE_CYCLE_RISE))
     warmup = warmup_steps(settings.warmup, total)
-    rate = warmup_cosine(step, total, lr, lr * settings.lr_start, lr * settings.lr_end, warmup)
+    rate = SHAPES[settings.shape](step, length, lr, lr * settings.lr_start, lr * settings.lr_end, warmup)
     return Rates(rate, decay, settings.beta1)

@@ -1,0 +1,95 @@
+"""Composes the parts that the settings name: what images and clips have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jepa_core.anticollapse import PooledVariance
+from jepa_core.contracts import Masker, TargetEncoder
+from jepa_core.energy import build_energy
+from jepa_core.lattice import Lattice
+from jepa_core.methods.masked import MaskedPrediction, Regulariser
+from jepa_core.nn.predictor import TransformerPredictor
+from jepa_core.targets import EmaTarget, LayerNormalise, MomentumSchedule, RawTarget, StopGradientTarget
+from jepa_vision.encoder import SIZES, VisionTransformer
+from jepa_vision.frontend import PatchFrontEnd, patch_lattice, pixels
+from jepa_vision.positions import channel_order, channel_split, pairing_of
+from jepa_vision.settings import EncoderSettings, VisionSettings
+
+
+def build_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> VisionTransformer:
+    """The encoder of flattened patches of ``channels`` values on a lattice."""
+    return VisionTransformer(
+        SIZES[wanted.size],
+        channels,
+        lattice,
+        stem=wanted.stem,
+        positions=wanted.positions,
+        drop_path=wanted.drop_path,
+        recompute=wanted.recompute,
+        scale_residuals=wanted.scale_residuals,
+    )
+
+
+def build_predictor(
+    options: VisionSettings, encoder: VisionTransformer, output_width: int | None = None
+) -> TransformerPredictor:
+    """The predictor over an encoder's tokens; ``output_width`` None = the encoder's."""
+    wanted, positions = options.predictor, options.encoder.positions
+    if positions == "stored":
+        # The encoder's table comes with its weights; a predictor's follows from the lattice.
+        positions = "sin_cos_xy" if len(encoder.lattice.axes) == 2 else "sin_cos_yx"
+    return TransformerPredictor(
+        encoder.lattice,
+        encoder.width,
+        wanted.width,
+        wanted.depth,
+        wanted.heads or encoder.size.heads,
+        output_width=output_width,
+        positions="rotary" if positions.startswith("rotary") else "sin_cos",
+        order=channel_order(positions, encoder.lattice),
+        channels=channel_split(positions, encoder.lattice, wanted.width),
+        pairing=pairing_of(positions),
+        recompute=options.encoder.recompute,
+        mask_tokens=wanted.mask_tokens,
+        token=None if wanted.token < 0 else wanted.token,
+        token_std=wanted.token_std,
+    )
+
+
+def build_method(
+    options: VisionSettings,
+    size: Sequence[int],
+    patch: Sequence[int],
+    masker: Masker,
+    max_steps: int,
+    monitor_rows: int,
+) -> MaskedPrediction:
+    """The method on inputs of ``size`` in patches of ``patch``, both ``(height, width)`` or ``(frames, height, width)``."""
+    front_end = PatchFrontEnd(patch)
+    encoder = build_encoder(options.encoder, patch_lattice(size, patch), front_end.channels)
+    on_pixels = options.target.policy == "pixels"
+    return MaskedPrediction(
+        front_end=front_end,
+        encoder=encoder,
+        target=_target(options, encoder, max_steps),
+        masker=masker,
+        predictor=build_predictor(options, encoder, front_end.channels if on_pixels else None),
+        energy=build_energy(options.energy),
+        regularisers=_regularisers(options.variance_weight),
+        normaliser=LayerNormalise() if options.target.normalise == "layer" else None,
+        monitor_rows=monitor_rows,
+    )
+
+
+def _target(options: VisionSettings, encoder: VisionTransformer, max_steps: int) -> TargetEncoder:
+    wanted = options.target
+    if wanted.policy == "pixels":
+        return RawTarget(pixels)
+    if wanted.policy == "stop_gradient":
+        return StopGradientTarget(encoder)
+    return EmaTarget(encoder, "follow", MomentumSchedule(wanted.momentum_start, wanted.momentum_end, max_steps))
+
+
+def _regularisers(weight: float) -> list[Regulariser]:
+    return [Regulariser(PooledVariance(), "context", 0, weight, l2_normalise=False)] if weight else []
