@@ -65,7 +65,7 @@ def build_method(
     max_steps: int,
     monitor_rows: int,
 ) -> MaskedPrediction:
-    """The method on inputs of ``size`` in patches of ``patch``, both ``(height, width)`` or ``(frames, height, width)``."""
+    """The method on inputs of ``size`` in patches of ``patch``, ``([frames,] height, width)`` both."""
     front_end = PatchFrontEnd(patch)
     encoder = build_encoder(options.encoder, patch_lattice(size, patch), front_end.channels)
     on_pixels = options.target.policy == "pixels"

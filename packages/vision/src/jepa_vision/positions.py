@@ -48,7 +48,7 @@ def pairing_of(positions: str) -> Pairing:
 
 
 def resize_table(table: Tensor, old: Lattice, new: Lattice) -> Tensor:
-    """A stored table ``[N, D]`` on another lattice: bicubic over an image, trilinear over a clip, as the releases do."""
+    """A stored table ``[N, D]`` on another lattice: bicubic over an image, trilinear over a clip, as released."""
     maps = table.T.reshape(1, -1, *old.sizes)
     mode = "bicubic" if len(old.sizes) == 2 else "trilinear"
     return F.interpolate(maps.float(), size=new.sizes, mode=mode, align_corners=False)[0].flatten(1).T.to(table.dtype)
