@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 
-from jepa_core.seeds import permutation, random_keys, sample_seed, splitmix64, uniform
+from jepa_core.seeds import draws, permutation, random_keys, sample_seed, splitmix64, uniform
 
 GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 KEYS = [
@@ -64,6 +66,12 @@ def test_uniform_is_uniform_and_uncorrelated() -> None:
     assert (rows - torch.eye(len(rows))).abs().max() < 0.18  # 32640 pairs, standard error 0.032
     lagged = torch.corrcoef(torch.stack([draws[..., 1:].flatten(), draws[..., :-1].flatten()]))[0, 1]
     assert lagged.abs() < 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 123456789])
+@pytest.mark.parametrize("stream", [0, 3, 311])
+def test_draws_without_tensors_are_the_same(seed: int, stream: int) -> None:
+    assert list(islice(draws(seed, stream), 50)) == uniform(torch.tensor([seed]), 50, stream)[0].tolist()
 
 
 def test_permutations_are_fair() -> None:
