@@ -1,39 +1,38 @@
-"""Images as a data set: decoding by stated rules, random resized crops from the sample's seed, views for probes.
+"""Images as a data set: decoding by stated rules, training views from the sample's seed, centre cuts for probes.
 
 What becomes of a file, whatever its name says; every refusal is a ``BadSample`` and goes to quarantine:
 
 - RGB stays; grayscale and two-coloured pictures are repeated over three channels; palettes are looked up;
 - transparency is laid on white; CMYK, YCbCr, Lab and HSV are converted by Pillow without a colour profile;
 - 16-bit gray keeps its upper 8 bits; the camera's orientation tag is applied;
+- a JPEG of which the cut is at least four times as large as what is wanted, in both directions, is decoded at a half, a
+  quarter or an eighth of its size, so that the cut stays at least twice as large;
 - refused: what is no image or is truncated, animations and files of several pages, 32-bit integers and floats (their
-  range is not known), pictures of over 178 million pixels, and sides longer than 32 times the other.
+  range is not known), pictures of over 89 million pixels, and sides longer than 32 times the other.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from jepa_core.contracts import BadSample
-from jepa_core.seeds import uniform
-from jepa_vision.image_files import ImageList, Record
+from jepa_vision.augment import Augment, Box, centre_box, colour, cut, flips, random_box
+from jepa_vision.image_files import Content, ImageList, Record
 
-# Streams of the sample seeds.
-_CROP_STREAM, _FLIP_STREAM = 311, 312
-_CROP_TRIES = 10
 _MOST_ELONGATED = 32
-
-Box = tuple[float, float, float, float]
+# How much larger than wanted a cut stays when a JPEG is decoded smaller than it is.
+_SPARE = 2
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -41,26 +40,66 @@ Box = tuple[float, float, float, float]
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def decode(content: bytes | NDArray[np.uint8], name: str) -> Image.Image:
-    """An RGB picture of a file's bytes or of an array; BadSample names what is wrong (see the head of this file)."""
-    if isinstance(content, np.ndarray):
-        return Image.fromarray(content).convert("RGB")
+def decode(content: Content, name: str) -> Image.Image:
+    """An RGB picture of a file's bytes, an array or a picture; BadSample names what is wrong (see the file's head)."""
+    with _strict_warnings():
+        return _pixels(_open(content, name), name)
+
+
+def decode_cut(
+    content: Content, name: str, choose: Callable[[int, int], Box], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A cut of :func:`decode` in the wanted size, without decoding more of a large JPEG than that needs.
+
+    Args:
+        content, name: as for :func:`decode`.
+        choose: ``(width, height)`` of the upright picture to the cut's box in its pixels.
+        size: ``(height, width)`` wanted.
+
+    Returns:
+        uint8 ``[height, width, 3]``.
+    """
+    with _strict_warnings():
+        image = _open(content, name)
+        box = choose(*_upright_size(image, name))
+        part = _shrink(image, box, size) if isinstance(content, bytes) else 1
+        left, top, right, bottom = (edge / part for edge in box)
+        return cut(_pixels(image, name), (left, top, right, bottom), size)
+
+
+@contextmanager
+def _strict_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # A picture so large that Pillow warns of it is refused before it is unpacked.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        yield
+
+
+@contextmanager
+def _bad_samples(name: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # A picture so large that Pillow warns of it is refused before it is unpacked.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(io.BytesIO(content)) as image:
-                _refuse(image, name)
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        yield
     except BadSample:
         raise
     except UnidentifiedImageError:
-        raise BadSample(f"{name}: no image that can be read ({len(content)} bytes)") from None
+        raise BadSample(f"{name}: no image that can be read") from None
     # A broken file can make a decoder raise nearly anything.
     except Exception as error:
-        raise BadSample(f"{name}: broken or truncated: {type(error).__name__}: {error}") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadSample(f"{name}: broken or truncated: {reason}") from None
+
+
+def _open(content: Content, name: str) -> Image.Image:
+    """The picture before its pixels are decoded, unless it is one that is refused."""
+    with _bad_samples(name):
+        if isinstance(content, bytes):
+            image: Image.Image = Image.open(io.BytesIO(content))
+        else:
+            image = Image.fromarray(content) if isinstance(content, np.ndarray) else content
+        _refuse(image, name)
+        # Somebody else's picture is not to be turned upright in place.
+        return image.copy() if isinstance(content, Image.Image) else image
 
 
 def _refuse(image: Image.Image, name: str) -> None:
@@ -68,15 +107,44 @@ def _refuse(image: Image.Image, name: str) -> None:
     # A photograph with an embedded preview (MPO) is a photograph.
     if frames > 1 and image.format != "MPO":
         raise BadSample(f"{name}: an animation or several pages ({frames} pictures), expected one picture")
-    if image.mode in ("I", "F"):
+    # Pillow gives a PGM of 16 bits as 32, of which the lower 16 are used.
+    if image.mode in ("I", "F") and (image.mode, image.format) != ("I", "PPM"):
         raise BadSample(f"{name}: pixels of 32 bits ({image.mode}), expected 8 or 16: their range is not known")
     short, long = sorted(image.size)
     if short < 1 or long > _MOST_ELONGATED * short:
         raise BadSample(f"{name}: {image.size[0]} x {image.size[1]} pixels, expected sides of at most 32 to 1")
 
 
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    with _bad_samples(name):
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if lies else (image.width, image.height)
+
+
+def _shrink(image: Image.Image, box: Box, size: tuple[int, int]) -> int:
+    """Has a large JPEG decoded at 1/2, 1/4 or 1/8 of its size where the cut allows it; the divisor, 1 for whole."""
+    left, top, right, bottom = box
+    room = min((bottom - top) / size[0], (right - left) / size[1]) / _SPARE
+    part = next((part for part in (8, 4, 2) if part <= room), 1)
+    if part == 1 or image.format not in ("JPEG", "MPO"):
+        return 1
+    # A box measured on the upright picture and a size of the one that may lie: the divisor is the same in both axes.
+    before = image.width
+    image.draft(None, (image.width // part, image.height // part))
+    return part if image.width < before else 1
+
+
+def _pixels(image: Image.Image, name: str) -> Image.Image:
+    with _bad_samples(name):
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
         upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return Image.fromarray(upper).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -84,55 +152,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Views
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Augment:
-    """A random resized crop (arXiv 1409.4842) and flip.
-
-    Attributes:
-        scale: share of the picture's area that is cut out.
-        aspect: width / height of the cut, times that of the wanted size.
-        flip: chance of a left-right flip.
-    """
-
-    scale: tuple[float, float] = (0.3, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-
-
-def random_box(width: int, height: int, wanted: float, augment: Augment, seed: int) -> Box:
-    """The cut ``(left, top, right, bottom)`` in pixels of a picture; ``wanted`` is the target's width / height.
-
-    The first of ten draws that fits; if none does, the largest centred cut with an allowed aspect.
-    """
-    draws = uniform(torch.tensor([seed]), 4 * _CROP_TRIES, _CROP_STREAM)[0].view(_CROP_TRIES, 4).tolist()
-    low, high = math.log(augment.aspect[0]), math.log(augment.aspect[1])
-    for for_area, for_aspect, for_left, for_top in draws:
-        area = width * height * (augment.scale[0] + for_area * (augment.scale[1] - augment.scale[0]))
-        aspect = wanted * math.exp(low + for_aspect * (high - low))
-        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < wide <= width and 0 < tall <= height:
-            left, top = int(for_left * (width - wide + 1)), int(for_top * (height - tall + 1))
-            return left, top, left + wide, top + tall
-    return centre_box(width, height, min(max(width / height, wanted * augment.aspect[0]), wanted * augment.aspect[1]))
-
-
-def centre_box(width: int, height: int, aspect: float) -> Box:
-    """The largest centred cut whose width / height is ``aspect``."""
-    wide, tall = min(width, height * aspect), min(height, width / aspect)
-    left, top = (width - wide) / 2, (height - tall) / 2
-    return left, top, left + wide, top + tall
-
-
-def cut(image: Image.Image, box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The cut resized to ``(height, width)`` with a smoothing bicubic filter, uint8 ``[H, W, 3]``."""
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -163,14 +182,20 @@ class Images:
 
     def load(self, index: int, seed: int) -> NDArray[np.uint8]:
         """uint8 ``[H, W, 3]``; all randomness from ``seed``."""
-        record = self.records[index]
-        image = decode(record.read(), record.sample_id)
+        record, augment = self.records[index], self.augment
         wanted = self.size[1] / self.size[0]
-        if self.augment is None:
-            return cut(image, centre_box(*image.size, wanted), self.size)
-        view = cut(image, random_box(*image.size, wanted, self.augment, seed), self.size)
-        flipped = float(uniform(torch.tensor([seed]), 1, _FLIP_STREAM)) < self.augment.flip
-        return np.ascontiguousarray(view[:, ::-1]) if flipped else view
+
+        def choose(width: int, height: int) -> Box:
+            if augment is None:
+                return centre_box(width, height, wanted)
+            return random_box(width, height, wanted, augment, seed)
+
+        view = decode_cut(record.read(), record.sample_id, choose, self.size)
+        if augment is None:
+            return view
+        if flips(augment, seed):
+            view = np.ascontiguousarray(view[:, ::-1])
+        return colour(view, augment, seed)
 
     def collate(self, samples: Sequence[NDArray[np.uint8]]) -> Tensor:
         """uint8 ``[B, 3, H, W]``."""

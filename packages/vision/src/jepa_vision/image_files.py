@@ -13,11 +13,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 LABELS_TABLE = "labels.csv"
 _SHARD = re.compile(r"\.(tar|tar\.gz|tgz)$")
+
+
+# A file's bytes, a picture [H, W] or [H, W, 3], or a picture of Pillow's.
+Content = bytes | NDArray[np.uint8] | Image.Image
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,13 @@ class Record:
 
     Attributes:
         sample_id: the same on every machine: path relative to the root, or shard and key.
-        read: gives the file's bytes, or the picture ``[H, W]`` or ``[H, W, 3]``.
+        read: gives the file's bytes or the picture.
         split: ``train``, ``validation``, ``test``, or empty where the data do not say.
         label: class number; None = not known.
     """
 
     sample_id: str
-    read: Callable[[], bytes | NDArray[np.uint8]]
+    read: Callable[[], Content]
     split: str = ""
     label: int | None = None
 

@@ -10,12 +10,16 @@ from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, Tra
 
 @dataclass
 class AugmentSettings:
-    """The training view: one random resized crop.
+    """The training view: one random resized crop, then flip, colour and blur where they are asked for.
 
     Attributes:
         scale_min, scale_max: share of the picture's area that is cut out.
         aspect_min, aspect_max: width / height of the cut, times that of the input size.
         flip: chance of a left-right flip.
+        brightness, contrast, saturation: b draws a factor from 1 - b to 1 + b; 0 = as it is.
+        hue: h turns the colours by -h to h of the circle; 0 = as they are.
+        gray: chance that colours are taken away.
+        blur: chance of a Gaussian blur of 0.1 to 2 pixels' width.
     """
 
     scale_min: float = 0.3
@@ -23,6 +27,12 @@ class AugmentSettings:
     aspect_min: float = 0.75
     aspect_max: float = 1.3333333333333333
     flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    gray: float = 0.0
+    blur: float = 0.0
 
 
 @dataclass
@@ -247,7 +257,9 @@ def check_view(height: int, width: int, patch: int, augment: AugmentSettings) ->
             raise ValueError(f"data.{key}: expected a multiple of vision.encoder.patch ({patch}), got {side}")
     check_rising("data.augment.scale", augment.scale_min, augment.scale_max, 1)
     check_rising("data.augment.aspect", augment.aspect_min, augment.aspect_max, 32)
-    check_between("data.augment.flip", augment.flip, 0, 1)
+    for key in ("flip", "brightness", "contrast", "saturation", "gray", "blur"):
+        check_between(f"data.augment.{key}", getattr(augment, key), 0, 1)
+    check_between("data.augment.hue", augment.hue, 0, 0.5)
 
 
 def check_method(options: VisionSettings, probed: str) -> None:

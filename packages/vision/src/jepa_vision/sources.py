@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from jepa_vision.image_data import Augment, Images, Splits, split_images
+from jepa_vision.augment import Augment
+from jepa_vision.image_data import Images, Splits, split_images
 from jepa_vision.image_files import ImageList, find_images
 from jepa_vision.settings import VisionRun
 
@@ -47,9 +48,8 @@ def splits_of(config: VisionRun, images: ImageList) -> Splits:
 
 def training_source(config: VisionRun) -> Images:
     """The training views of a run."""
-    wanted = config.data.augment
-    augment = Augment((wanted.scale_min, wanted.scale_max), (wanted.aspect_min, wanted.aspect_max), wanted.flip)
-    return Images(splits_of(config, images_of(config)).train, size_of(config), augment)
+    train = splits_of(config, images_of(config)).train
+    return Images(train, size_of(config), Augment.of(config.data.augment))
 
 
 def size_of(config: VisionRun) -> tuple[int, int]:
