@@ -4,66 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from jepa_core.weights import KeyTable, read_state, tensors_of
 from jepa_lidar.encoder import SparseBackbone
 
 # Where a backbone lies in a checkpoint: a detector's, an AD-L-JEPA pre-training's, a bare encoder's, a bare backbone's.
 PREFIXES = ("backbone_3d.encoder.", "backbone_3d.", "encoder.", "")
-_SHOWN = 5
-
-
-@dataclass
-class KeyTable:
-    """What became of every key.
-
-    Attributes:
-        prefix: where the backbone was found in the file.
-        loaded: keys of the model that were (or can be) filled.
-        converted: those of them that came in the layout of spconv 1.x.
-        missing: keys of the model that the file lacks.
-        unexpected: keys of the file, under the prefix, that the model lacks.
-        wrong_shape: (key, shape in the model, shape in the file).
-        outside: keys of the file that do not lie under the prefix: other parts of a detector.
-    """
-
-    prefix: str
-    loaded: list[str] = field(default_factory=list)
-    converted: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    wrong_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Every key of the model is filled and none is left over."""
-        return not (self.missing or self.unexpected or self.wrong_shape)
-
-    def problems(self) -> str:
-        """Counts and first offenders in one line."""
-        shapes = [f"{key} (model {want}, file {got})" for key, want, got in self.wrong_shape]
-        groups = (("missing", self.missing), ("unexpected", self.unexpected), ("of wrong shape", shapes))
-        return "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in groups if keys)
-
-    def __str__(self) -> str:
-        shapes = [f"{key}: model {want}, file {got}" for key, want, got in self.wrong_shape]
-        rows = (
-            (f"loaded (under {self.prefix!r})", self.loaded),
-            ("of these converted from spconv 1.x layout", self.converted),
-            ("missing in the file", self.missing),
-            ("unexpected in the file", self.unexpected),
-            ("wrong shape", shapes),
-            ("other parts of the file, not read", self.outside),
-        )
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {len(keys):>4}  {_first(keys)}".rstrip() for name, keys in rows)
 
 
 def load_openpcdet(model: SparseBackbone, path_or_state: str | os.PathLike[str] | Mapping[str, object]) -> KeyTable:
@@ -127,10 +78,10 @@ def _matched(
     model: SparseBackbone, path_or_state: str | os.PathLike[str] | Mapping[str, object]
 ) -> tuple[KeyTable, dict[str, Tensor]]:
     """The table, and the tensors that fit under the model's own keys."""
-    state = _tensors(path_or_state if isinstance(path_or_state, Mapping) else _read(Path(path_or_state)))
+    state = _tensors(path_or_state if isinstance(path_or_state, Mapping) else read_state(Path(path_or_state)))
     own = model.state_dict()
     prefix = max(PREFIXES, key=lambda p: sum(p + key in state for key in own))
-    table = KeyTable(prefix)
+    table = KeyTable(prefix, conversion="converted from spconv 1.x layout")
     found: dict[str, Tensor] = {}
     for key, current in own.items():
         if prefix + key in state:
@@ -157,43 +108,5 @@ def _match(key: str, shape: tuple[int, ...], value: Tensor, table: KeyTable, fou
     found[key] = value
 
 
-def _read(path: Path) -> Mapping[str, object]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable safetensors file: {_line(error)}") from None
-    if path.suffix not in (".pth", ".pt"):
-        raise ValueError(f"{path}: expected a .pth or .safetensors file, got {path.suffix!r}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file can fail in any way; none of it may run
-        raise ValueError(
-            f"{path}: refused: it is damaged or holds more than tensors ({_line(error)}); "
-            f"save its model_state as .safetensors where you trust it"
-        ) from None
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path}: expected a state dict, got {type(state).__name__}")
-    return state
-
-
 def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
-    inner = state.get("model_state", state)
-    if not isinstance(inner, Mapping):
-        raise ValueError(f"OpenPCDet weights: model_state must be a state dict, got {type(inner).__name__}")
-    tensors = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
-    if len(tensors) != len(inner):
-        others = [str(key) for key, value in inner.items() if not isinstance(value, Tensor)]
-        raise ValueError(f"OpenPCDet weights: {len(others)} entries are no tensors: {_first(others)}")
-    return tensors
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:120]}" if text else type(error).__name__
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+    return tensors_of(state.get("model_state", state), "OpenPCDet weights")

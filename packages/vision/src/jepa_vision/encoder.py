@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Sites, Tokens
@@ -161,7 +162,9 @@ class VisionTransformer(nn.Module):
     def _rotation(self, sites: Sites, lattice: Lattice) -> Rotation | None:
         if not self.positions.startswith("rotary"):
             return None
-        coordinates = lattice.coordinates(sites.ids).float()
+        # float64 in a model of that type; half precision is too coarse for angles.
+        exact = torch.promote_types(self.patch_embed.proj.weight.dtype, torch.float32)
+        coordinates = lattice.coordinates(sites.ids).to(exact)
         return rotary(coordinates, self.size.width // self.size.heads, pairing_of(self.positions))
 
     def compile_blocks(self) -> None:

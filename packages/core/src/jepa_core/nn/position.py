@@ -95,7 +95,7 @@ class Rotation:
     """Rotary positions of some tokens, to be applied to queries and keys.
 
     Attributes:
-        cos, sin: float32 ``[B, N, head_width]``.
+        cos, sin: float32 or float64, ``[B, N, head_width]``.
     """
 
     cos: Tensor
@@ -103,7 +103,7 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Heads ``[B, H, N, head_width]``, each channel pair (2i, 2i + 1) turned; dtype kept."""
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         even, odd = wide[..., 0::2], wide[..., 1::2]
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
         return (wide * self.cos[:, None] + turned * self.sin[:, None]).to(x.dtype)
@@ -131,4 +131,4 @@ def rotary(coordinates: Tensor, head_width: int, pairing: Pairing = "interleaved
     angle = angle.flatten(-2)
     rest = angle.new_zeros(*angle.shape[:-1], head_width - angle.shape[-1])
     angle = torch.cat([angle, rest], dim=-1)
-    return Rotation(angle.cos().float(), angle.sin().float())
+    return Rotation(angle.cos(), angle.sin())

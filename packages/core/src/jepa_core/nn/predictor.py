@@ -153,7 +153,8 @@ class TransformerPredictor(nn.Module):
     def _context(self, context: Tokens) -> _Part:
         sites = context.sites
         tokens = self._place(self.embed(clean(context.features, sites.valid)), sites.ids)
-        return _Part(tokens[:, None], _block_of_one(sites.valid), self.lattice.coordinates(sites.ids)[:, None].float())
+        coordinates = self.lattice.coordinates(sites.ids)[:, None].to(self._code_type())
+        return _Part(tokens[:, None], _block_of_one(sites.valid), coordinates)
 
     def _targets(self, targets: Sites, mask_index: int) -> _Part:
         row = mask_index if self.token is None else self.token
@@ -162,17 +163,23 @@ class TransformerPredictor(nn.Module):
                 f"predictor: expected at most {len(self.mask_tokens)} masks, one for each mask token, got one more"
             )
         tokens = self._place(self.mask_tokens[row].expand(*targets.ids.shape, -1), targets.ids)
-        return _Part(tokens, targets.valid, self.lattice.coordinates(targets.ids).float())
+        return _Part(tokens, targets.valid, self.lattice.coordinates(targets.ids).to(self._code_type()))
 
     def _condition(self, condition: Condition) -> _Part:
         assert self.condition_embed is not None
         tokens = self.condition_embed(clean(condition.features, condition.valid))
-        coordinates = torch.zeros(*tokens.shape[:2], len(self.lattice.axes), device=tokens.device)
+        coordinates = torch.zeros(
+            *tokens.shape[:2], len(self.lattice.axes), device=tokens.device, dtype=self._code_type()
+        )
         if condition.at is not None:
             coordinates[..., 0] = condition.at
             if self.positions == "sin_cos":
                 tokens = tokens + self.code.along(0, condition.at.float()).to(tokens.dtype)
         return _Part(tokens[:, None], _block_of_one(condition.valid), coordinates[:, None])
+
+    def _code_type(self) -> torch.dtype:
+        """float64 in a model of that type, else float32: half precision is too coarse for angles."""
+        return torch.promote_types(self.mask_tokens.dtype, torch.float32)
 
     def _rotation(self, parts: list[_Part], blocks: int) -> Rotation | None:
         if self.positions != "rotary":
