@@ -290,6 +290,25 @@ def _configure_as(config: Path, overrides: Sequence[str]) -> Request:
     return Request(modality, compose(modality.schema, config, overrides))
 
 
+def embed(arguments: Sequence[str]) -> int:
+    """Writes frozen features of a data set as a table; see :mod:`jepa_core.evaluate.embed`."""
+    usage = (
+        "jepa embed <run folder or checkpoint folder> out=<table>.parquet [split=train|test|all] [layers=last,block_2] "
+        "[pooling=mean|max|tokens] [encoder=online|target] [key=value ...]"
+    )
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    from jepa_core.evaluate.embed import OPTIONS, parse_options, run_embedding
+
+    named = [argument if "=" in argument else f"run={argument}" for argument in arguments]
+    own, overrides = _take(named, "run", *OPTIONS)
+    run_dir, checkpoint = _run_and_checkpoint(_folder(own, usage))
+    options = parse_options(own)
+    request = _configure_as(checkpoint / "config.yaml", overrides)
+    return run_embedding(request.settings, request.modality, checkpoint, run_dir.resolve().name, options)
+
+
 def report(arguments: Sequence[str]) -> int:
     """Writes a run's ``report.html`` anew."""
     usage = "jepa report run=<run folder>"
@@ -350,6 +369,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
     "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>"),
+    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet"),
     "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>"),
     "masks": Verb(masks, "draw the masks of one batch: jepa masks modality=<name> out=masks.png"),
     "data": Verb(data, "look at data: commands the modalities bring"),

@@ -246,18 +246,48 @@ class MaskedPrediction(nn.Module):
         return grid, self.masker(grid, batch.seeds, batch.batch_seed)
 
     @torch.no_grad()
-    def embed(self, batch: Batch) -> dict[str, Embedding]:
-        """Features of the online encoder on the whole sample: ``tokens`` and each further layer it offers."""
+    def embed(
+        self, batch: Batch, layers: Sequence[int] = (), encoder: Literal["online", "target"] = "online"
+    ) -> dict[str, Embedding]:
+        """Features of the whole sample: ``tokens``, and further layers.
+
+        Args:
+            batch: to embed.
+            layers: blocks of an encoder that has ``forward_layers(inputs, keep, layers)``, counted from 0: block 2 is
+                named ``block_2``. Without any, each further layer that the encoder offers by itself.
+            encoder: the trained one, or the target's copy of it.
+
+        Raises:
+            ValueError: the encoder has no such blocks, or the target has no encoder of its own.
+        """
+        part = self.encoder if encoder == "online" else self._target_encoder()
         was_training = self.training
         self.eval()
         try:
             inputs, _ = self.front_end(batch.inputs, batch.seeds)
-            encode = getattr(self.encoder, "with_layers", self.encoder)
-            tokens = cast(Tokens, encode(inputs, None))
+            tokens = _all_tokens(part, inputs, layers)
         finally:
             self.train(was_training)
-        layers = {name: Embedding(features, tokens.sites) for name, features in tokens.layers.items()}
-        return {"tokens": Embedding(tokens.features, tokens.sites), **layers}
+        found = {name: Embedding(features, tokens.sites) for name, features in tokens.layers.items()}
+        return {"tokens": Embedding(tokens.features, tokens.sites), **found}
+
+    def _target_encoder(self) -> nn.Module:
+        found = getattr(self.target, "encoder", None)
+        if not isinstance(found, nn.Module):
+            raise ValueError(
+                f"encoder: target needs a target with an encoder of its own (ema, frozen), got {self.target.policy}; "
+                "use online"
+            )
+        return found
+
+
+def _all_tokens(encoder: Any, inputs: Any, layers: Sequence[int]) -> Tokens:
+    """Tokens at every site, with the chosen blocks, or with what the encoder offers by itself."""
+    if not layers:
+        return cast(Tokens, getattr(encoder, "with_layers", encoder)(inputs, None))
+    if not hasattr(encoder, "forward_layers"):
+        raise ValueError(f"layers: expected an encoder with blocks to choose from, got {type(encoder).__name__}")
+    return cast(Tokens, encoder.forward_layers(inputs, None, tuple(layers)))
 
 
 def _kind_counts(targets: Sites) -> Tensor:
