@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from jepa_core.contracts import BadSample
-from jepa_vision.image_data import Augment, Images, centre_box, decode, random_box, split_images
+from jepa_vision.augment import Augment, centre_box, cut, random_box
+from jepa_vision.image_data import Images, decode, decode_cut, split_images
 from jepa_vision.image_files import ImageList, Record, find_images
 
 
@@ -136,6 +137,22 @@ def test_odd_files_are_converted_by_rule() -> None:
     assert np.array_equal(np.asarray(decode(encoded(palette), "x")), np.asarray(palette.convert("RGB")))
     cmyk = picture(16, 16).convert("CMYK")
     assert decode(encoded(cmyk, "JPEG"), "x").mode == "RGB"
+    dotted = Image.fromarray(np.arange(240).reshape(12, 20) % 3 == 0)
+    assert dotted.mode == "1"
+    both = np.asarray(decode(encoded(dotted), "x"))
+    assert np.array_equal(both[..., 1] == 255, np.asarray(dotted)) and set(np.unique(both)) == {0, 255}
+    # Half of a palette is transparent: white there, its own colours elsewhere.
+    few = picture().quantize(4)
+    mixed = np.asarray(decode(encoded(few, transparency=bytes([0, 0, 255, 255])), "x"))
+    clear = np.asarray(few) < 2
+    assert np.all(mixed[clear] == 255) and np.array_equal(mixed[~clear], np.asarray(few.convert("RGB"))[~clear])
+    lab = Image.merge("LAB", [Image.new("L", (4, 4), level) for level in (255, 128, 128)])
+    assert np.asarray(decode(encoded(lab, "TIFF"), "x")).min() > 250
+    # A portable graymap of 16 bits, which Pillow holds as 32.
+    pgm = b"P5 20 12 65535\n" + np.asarray(deep).astype(">u2").tobytes()
+    assert np.array_equal(np.asarray(decode(pgm, "x"))[..., 0], np.asarray(gray))
+    still = encoded(picture(), "WEBP", lossless=True)
+    assert np.array_equal(np.asarray(decode(still, "x")), np.asarray(picture()))
     # A wrong extension does not matter: the content tells what a file is.
     assert decode(encoded(picture(), "JPEG"), "photo.png").size == (20, 12)
 
@@ -153,7 +170,15 @@ def test_the_orientation_tag_is_applied() -> None:
         (b"hello world, no picture at all", "no image"),
         (encoded(picture(200, 200), "JPEG")[:2000], "broken or truncated"),
         (encoded(picture(200, 200), "PNG")[:2000], "broken or truncated"),
+        (encoded(picture(200, 200), "WEBP")[:2000], "broken or truncated|no image"),
+        (encoded(picture(200, 200), "JPEG")[:20], "broken or truncated|no image"),
         (encoded(picture(), "GIF", save_all=True, append_images=[picture(seed=3)]), "animation"),
+        (encoded(picture(), "PNG", save_all=True, append_images=[picture(seed=3)]), "animation"),
+        (encoded(picture(), "WEBP", save_all=True, append_images=[picture(seed=3)]), "animation"),
+        (encoded(picture(), "TIFF", save_all=True, append_images=[picture(seed=3)]), "several pages"),
+        # 60000 x 60000 pixels are announced, and there are none.
+        (b"P6 60000 60000 255\n", "DecompressionBomb"),
+        (b"P6 0 12 255\n", "no image|broken|sides"),
         (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "32 bits"),
         (encoded(Image.fromarray(np.zeros((4, 4), np.int32)), "TIFF"), "32 bits"),
         (encoded(Image.new("RGB", (400, 4))), "32 to 1"),
@@ -171,7 +196,52 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(encoded(picture()), "x")
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_damage_anywhere_gives_a_picture_or_a_bad_sample(kind: str) -> None:
+    whole = encoded(picture(40, 30), kind)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        content = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for place in rng.integers(0, len(content), 3):
+            content[place] = rng.integers(0, 256)
+        try:
+            assert decode(bytes(content), "x").mode == "RGB"
+        except BadSample as error:
+            assert str(error).startswith("x: ") and "\n" not in str(error)
+
+
 # ------------------------------------------------------------------------------------------------------------- views
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """A picture with structure at many scales, as photographs have it."""
+    y, x = np.mgrid[:height, :width] / min(height, width)
+    waves = [np.sin(20 * x * y + phase) + np.cos(9 * (x - y) + phase) for phase in range(3)]
+    return Image.fromarray((np.stack(waves, -1) * 60 + 128).astype(np.uint8))
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize(("side", "same"), [(200, True), (130, False), (70, False), (24, False)])
+def test_a_large_jpeg_decoded_smaller_gives_the_same_view(side: int, same: bool, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(smooth(803, 601), "JPEG", quality=95, exif=exif)
+    whole = decode(content, "x")
+    for box in ((0, 0, 601, 601), (3, 50, 590, 600)):
+        expected = cut(whole, box, (side, side))
+        got = decode_cut(content, "x", lambda width, height, box=box: box, (side, side))
+        difference = np.abs(got.astype(int) - expected)
+        assert difference.mean() < 1 and difference.max() < 12
+        assert np.array_equal(got, expected) == same
+    # The box is chosen in pixels of the upright picture, whatever is decoded.
+    seen: list[tuple[int, int]] = []
+
+    def choose(width: int, height: int) -> tuple[float, float, float, float]:
+        seen.append((width, height))
+        return 0, 0, width, height
+
+    decode_cut(content, "x", choose, (20, 20))
+    assert seen == [(601, 803) if orientation > 4 else (803, 601)]
 
 
 def source(augment: Augment | None, size: tuple[int, int] = (8, 12)) -> Images:

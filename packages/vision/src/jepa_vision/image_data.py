@@ -61,10 +61,10 @@ def decode_cut(
     """
     with _strict_warnings():
         image = _open(content, name)
-        box = choose(*_upright_size(image, name))
+        upright = _upright(image, name)
+        box = choose(upright.width, upright.height)
         part = _shrink(image, box, size) if isinstance(content, bytes) else 1
-        left, top, right, bottom = (edge / part for edge in box)
-        return cut(_pixels(image, name), (left, top, right, bottom), size)
+        return _cut_part(_pixels(image, name), upright, box, part, size)
 
 
 @contextmanager
@@ -98,8 +98,8 @@ def _open(content: Content, name: str) -> Image.Image:
         else:
             image = Image.fromarray(content) if isinstance(content, np.ndarray) else content
         _refuse(image, name)
-        # Somebody else's picture is not to be turned upright in place.
-        return image.copy() if isinstance(content, Image.Image) else image
+        # Somebody else's picture is not to be turned upright in place: this is a copy.
+        return ImageOps.exif_transpose(image) if isinstance(content, Image.Image) else image
 
 
 def _refuse(image: Image.Image, name: str) -> None:
@@ -115,10 +115,39 @@ def _refuse(image: Image.Image, name: str) -> None:
         raise BadSample(f"{name}: {image.size[0]} x {image.size[1]} pixels, expected sides of at most 32 to 1")
 
 
-def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+@dataclass(frozen=True)
+class _Upright:
+    """A picture as it will be when the orientation tag is applied.
+
+    Attributes:
+        width, height: of the upright picture in pixels.
+        tag: 1 to 8; 1 where there is none.
+    """
+
+    width: int
+    height: int
+    tag: int
+
+
+def _upright(image: Image.Image, name: str) -> _Upright:
     with _bad_samples(name):
-        lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if lies else (image.width, image.height)
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+    lies = tag in (5, 6, 7, 8)
+    return _Upright(image.height, image.width, tag) if lies else _Upright(image.width, image.height, tag)
+
+
+def _cut_part(picture: Image.Image, upright: _Upright, box: Box, part: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The cut of a picture decoded at 1 / ``part`` of its size; ``box`` is in pixels of the whole one.
+
+    A side that ``part`` does not divide is rounded up, and the spare pixel lies at the file's right and bottom: at the
+    left or the top once the picture is turned.
+    """
+    if part == 1:
+        return cut(picture, box, size)
+    x = picture.width - upright.width / part if upright.tag in (2, 3, 6, 7) else 0.0
+    y = picture.height - upright.height / part if upright.tag in (3, 4, 7, 8) else 0.0
+    left, top, right, bottom = (edge / part for edge in box)
+    return cut(picture, (left + x, top + y, right + x, bottom + y), size)
 
 
 def _shrink(image: Image.Image, box: Box, size: tuple[int, int]) -> int:
@@ -220,13 +249,14 @@ class Splits:
 def split_images(images: ImageList, one_in: int) -> Splits:
     """The data's own test split if they have one; else, where classes are known, one image in ``one_in`` (0 = none).
 
-    Images of a validation split are in neither: they are there to choose settings with.
+    A test split without a single label cannot be tested on and is left out, as if the data had none. Images of a
+    validation split are in neither: they are there to choose settings with.
     """
     test = tuple(record for record in images.records if record.split == "test")
     train = tuple(record for record in images.records if record.split in ("train", ""))
     if not train:
         raise ValueError("data.root: expected images to train on, got a test or validation split alone")
-    if test:
+    if test and (not images.classes or any(record.label is not None for record in test)):
         return Splits(train, test, "the data's own test split")
     if not images.classes or not one_in:
         return Splits(train, (), "nothing is held back")

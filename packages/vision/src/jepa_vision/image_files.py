@@ -1,4 +1,4 @@
-"""Finding images: folders, tar shards and arrays, with classes and splits where they are known; nothing is decoded."""
+"""Finding images: folders, tar shards, arrays and tables, with known classes and splits; nothing is decoded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +64,9 @@ def find_images(root: str | Path) -> ImageList:
       in ``classes.txt``;
     - an ``.npz`` file, or a folder of them (``<split>.npz``): ``images`` uint8 ``[N, H, W]`` or ``[N, H, W, 3]`` and
       perhaps ``labels`` ``[N]``;
+    - a ``.parquet`` file, or a folder of them (``<split>-*.parquet``), see
+      :func:`jepa_vision.image_tables.list_parquet`;
+    - a folder that ``Dataset.save_to_disk`` of the package ``datasets`` wrote;
     - any other folder: every image file below it. A first folder named train, val, validation or test is its split;
       classes are those of ``labels.csv`` (columns ``file``, ``label``, perhaps ``split``), or the folders that hold the
       images where every image lies in one and there are at least two.
@@ -71,22 +74,31 @@ def find_images(root: str | Path) -> ImageList:
     Raises:
         ValueError: no such folder or file, or no image in it.
     """
+    # Tables give the records that are defined here.
+    from jepa_vision.image_tables import is_saved_dataset, list_parquet, list_saved_dataset, parquet_files
+
     path = Path(root)
     if not path.exists():
-        raise ValueError(f"data.root: expected a folder of images, tar shards or an .npz file, got {str(root)!r}: none")
-    shards = _files(path, lambda name: _SHARD.search(name) is not None)
+        raise ValueError(
+            f"data.root: expected a folder of images, tar shards, an .npz or a .parquet file, got {str(root)!r}: none"
+        )
+    shards = shards_of(path)
     arrays = _files(path, lambda name: name.endswith(".npz"))
     if shards:
         found = _list_shards(path if path.is_dir() else path.parent, shards)
     elif arrays:
         found = _list_arrays(arrays)
+    elif is_saved_dataset(path):
+        found = list_saved_dataset(path)
+    elif tables := parquet_files(path):
+        found = list_parquet(path, tables)
     elif path.is_dir():
         found = _list_folder(path)
     else:
-        raise ValueError(f"data.root: expected a folder, a .tar, .tar.gz or .npz file, got {str(root)!r}")
+        raise ValueError(f"data.root: expected a folder, a .tar, .tar.gz, .npz or .parquet file, got {str(root)!r}")
     if not found.records:
         raise ValueError(
-            f"data.root: expected images ({', '.join(sorted(EXTENSIONS))}), tar shards or .npz files in "
+            f"data.root: expected images ({', '.join(sorted(EXTENSIONS))}), tar shards, .npz or .parquet files in "
             f"{str(root)!r}, got none"
         )
     return found
@@ -98,7 +110,13 @@ def _files(path: Path, wanted: Callable[[str], bool]) -> list[Path]:
     return [path] if wanted(path.name) else []
 
 
-def _split_of(name: str) -> str:
+def shards_of(path: Path) -> list[Path]:
+    """The tar shards of a folder in the order of their names, or the one that ``path`` is."""
+    return _files(path, lambda name: _SHARD.search(name) is not None)
+
+
+def split_of(name: str) -> str:
+    """The split that a shard, file or folder is named after, or empty."""
     return SPLITS.get(re.split(r"[-_.]", name.lower())[0], "")
 
 
@@ -121,41 +139,67 @@ def _list_folder(root: Path) -> ImageList:
 
 
 def _labelled_by_table(records: Sequence[Record], table: Path) -> ImageList:
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "label"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{table}: expected the columns file and label, got {', '.join(reader.fieldnames or ())}")
-        rows = {row["file"]: row for row in reader}
-    missing = sorted(set(rows) - {record.sample_id for record in records})
-    if missing:
-        raise ValueError(
-            f"{table}: expected an image for each row, got none for {missing[0]!r} and {len(missing) - 1} "
-            "others; file is a path relative to the table's folder"
-        )
-    classes = tuple(sorted({row["label"] for row in rows.values()}))
-    number = {name: place for place, name in enumerate(classes)}
+    rows = read_table(table, "label", [record.sample_id for record in records])
+    classes, labels = numbered([rows[r.sample_id]["label"] if r.sample_id in rows else None for r in records])
     labelled = []
-    for record in records:
-        row = rows.get(record.sample_id)
-        if row is not None:
-            split = SPLITS.get((row.get("split") or "").lower(), record.split)
-            record = replace(record, label=number[row["label"]], split=split)
-        labelled.append(record)
+    for record, label in zip(records, labels, strict=True):
+        split = SPLITS.get(rows.get(record.sample_id, {}).get("split", "").lower(), record.split)
+        labelled.append(replace(record, label=label, split=split))
     return ImageList(tuple(labelled), classes, f"image files with {LABELS_TABLE}")
 
 
-def _labelled_by_folder(records: Sequence[Record]) -> ImageList:
-    def folder(record: Record) -> str:
-        parts = record.sample_id.split("/")[:-1]
-        return parts[1 if record.split else 0] if len(parts) > bool(record.split) else ""
+def read_table(table: Path, column: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The rows of a label table by their ``file``.
 
-    folders = [folder(record) for record in records]
-    classes = tuple(sorted(set(folders)))
-    if len(classes) < 2 or "" in classes:
-        return ImageList(tuple(records), (), "image files")
+    Args:
+        table: a ``.csv`` with a head line.
+        column: must be there beside ``file``.
+        names: every sample there is; a row for any other is refused, a sample without a row is not.
+    """
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restval="")
+        if not {"file", column} <= set(reader.fieldnames or ()):
+            got = ", ".join(reader.fieldnames or ())
+            raise ValueError(f"{table}: expected the columns file and {column}, got {got}")
+        rows = {row["file"]: {key: value for key, value in row.items() if key is not None} for row in reader}
+    missing = sorted(set(rows) - set(names))
+    if missing:
+        raise ValueError(
+            f"{table}: expected a sample for each row, got none for {missing[0]!r} and {len(missing) - 1} "
+            "others; file is a path relative to the table's folder"
+        )
+    return rows
+
+
+def numbered(values: Sequence[str | None]) -> tuple[tuple[str, ...], list[int | None]]:
+    """Sorted class names, and the number of each value among them; None and the empty string are no class."""
+    classes = tuple(sorted({value for value in values if value}))
     number = {name: place for place, name in enumerate(classes)}
-    labelled = [replace(r, label=number[name]) for r, name in zip(records, folders, strict=True)]
+    return classes, [number[value] if value else None for value in values]
+
+
+def _labelled_by_folder(records: Sequence[Record]) -> ImageList:
+    classes, labels = class_folders([(record.sample_id, record.split) for record in records])
+    if not classes:
+        return ImageList(tuple(records), (), "image files")
+    labelled = [replace(record, label=label) for record, label in zip(records, labels, strict=True)]
     return ImageList(tuple(labelled), classes, "class folders")
+
+
+def class_folders(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], list[int | None]]:
+    """Classes and their numbers from the first folder, below that of the split, of (relative path, split).
+
+    No classes where a sample lies in no such folder, or where there are fewer than two.
+    """
+
+    def folder(name: str, split: str) -> str:
+        parts = name.split("/")[:-1]
+        return parts[1 if split else 0] if len(parts) > bool(split) else ""
+
+    folders = [folder(*sample) for sample in samples]
+    if len(set(folders)) < 2 or "" in folders:
+        return (), [None] * len(folders)
+    return numbered(folders)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -164,7 +208,7 @@ def _labelled_by_folder(records: Sequence[Record]) -> ImageList:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class Slice:
     """Bytes of a member of an uncompressed tar, read where they lie."""
 
     path: Path
@@ -178,7 +222,7 @@ class _Slice:
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """Bytes of a member of a compressed tar, which cannot be read at a place: they stay in memory."""
 
     content: bytes
@@ -187,40 +231,80 @@ class _Held:
         return self.content
 
 
+@dataclass(frozen=True)
+class Member:
+    """A file of a tar shard; those of one sample share everything before the first dot of the name.
+
+    Attributes:
+        key: folder and name up to the first dot.
+        extension: the rest, in small letters, without that dot.
+        read: gives its bytes.
+    """
+
+    key: str
+    extension: str
+    read: Slice | Held
+
+
 def _list_shards(root: Path, shards: Sequence[Path]) -> ImageList:
     records = [record for shard in shards for record in _one_shard(shard)]
+    return ImageList(tuple(records), class_names(root, [record.label for record in records]), "tar shards")
+
+
+def class_names(root: Path, labels: Sequence[int | None]) -> tuple[str, ...]:
+    """The lines of ``classes.txt``, else the numbers up to the highest label; empty without labels and table."""
     table = root / "classes.txt"
     classes = tuple(table.read_text(encoding="utf-8").split("\n")) if table.is_file() else ()
     classes = tuple(name.strip() for name in classes if name.strip())
-    labels = {record.label for record in records if record.label is not None}
-    if labels and not classes:
-        classes = tuple(str(number) for number in range(max(labels) + 1))
-    if any(not 0 <= label < len(classes) for label in labels):
-        raise ValueError(f"{table}: expected a line for each class up to {max(labels)}, got {len(classes)}")
-    return ImageList(tuple(records), classes, "tar shards")
+    known = {label for label in labels if label is not None}
+    if known and not classes:
+        classes = tuple(str(number) for number in range(max(known) + 1))
+    if any(not 0 <= label < len(classes) for label in known):
+        raise ValueError(f"{table}: expected a line for each class up to {max(known)}, got {len(classes)}")
+    return classes
 
 
 def _one_shard(shard: Path) -> Iterator[Record]:
-    """Records of one tar; an image and its ``.cls`` share everything before the first dot of the name."""
-    images: dict[str, Callable[[], bytes]] = {}
-    labels: dict[str, int] = {}
+    stem = shard_stem(shard)
+    members = shard_members(shard, EXTENSIONS, {".cls"})
+    labels = {member.key: class_number(shard, member) for member in members if member.extension == "cls"}
+    images = {member.key: member.read for member in members if member.extension != "cls"}
+    for key, read in images.items():
+        yield Record(f"{stem}/{key}", read, split_of(stem), labels.get(key))
+
+
+def shard_stem(shard: Path) -> str:
+    """The shard's name without its ending."""
+    return _SHARD.sub("", shard.name)
+
+
+def shard_members(shard: Path, media: Collection[str], beside: Collection[str]) -> list[Member]:
+    """The files of one tar with the endings ``media``, read later where the tar is not compressed, or ``beside``."""
+    members = []
     try:
         with tarfile.open(shard, "r:*") as archive:
             compressed = _is_compressed(shard)
-            for member in archive:
-                if not member.isfile():
+            for entry in archive:
+                folder, _, name = entry.name.removeprefix("./").rpartition("/")
+                stem, _, extension = name.partition(".")
+                extension = extension.lower()
+                if not entry.isfile() or (f".{extension}" not in media and f".{extension}" not in beside):
                     continue
-                key, _, extension = member.name.partition(".")
-                if extension == "cls":
-                    labels[key] = int(_content(archive, member))
-                elif f".{extension.lower()}" in EXTENSIONS:
-                    held = _Held(_content(archive, member)) if compressed else None
-                    images[key] = held or _Slice(shard, member.offset_data, member.size)
+                later = f".{extension}" in media and not compressed
+                read = Slice(shard, entry.offset_data, entry.size) if later else Held(_content(archive, entry))
+                members.append(Member(f"{folder}/{stem}" if folder else stem, extension, read))
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{shard}: expected a whole tar shard, got {error}; copy it again") from None
-    stem = _SHARD.sub("", shard.name)
-    for key, read in images.items():
-        yield Record(f"{stem}/{key}", read, _split_of(stem), labels.get(key))
+    return members
+
+
+def class_number(shard: Path, member: Member) -> int:
+    """The whole number that a ``.cls`` file holds."""
+    content = member.read()
+    try:
+        return int(content)
+    except ValueError:
+        raise ValueError(f"{shard}: expected a class number in {member.key}.cls, got {content[:40]!r}") from None
 
 
 def _is_compressed(shard: Path) -> bool:
@@ -256,7 +340,7 @@ def _list_arrays(files: Sequence[Path]) -> ImageList:
         images, labels = _load_arrays(path)
         for place in range(len(images)):
             label = None if labels is None else int(labels[place])
-            records.append(Record(f"{path.stem}/{place:08d}", _Row(images, place), _split_of(path.stem), label))
+            records.append(Record(f"{path.stem}/{place:08d}", _Row(images, place), split_of(path.stem), label))
     known = {record.label for record in records if record.label is not None}
     classes = tuple(str(number) for number in range(max(known) + 1)) if known else ()
     return ImageList(tuple(records), classes, "arrays")
