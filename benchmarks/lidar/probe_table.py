@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import cast
 
 import torch
 
-from jepa_core.config import compose, to_yaml
+from jepa_core.config import compose
 from jepa_core.contracts import Measurement, Method
-from jepa_core.train.checkpoint import load_into, load_model, newest
-from jepa_core.train.run import run_training
 from jepa_lidar.geometry import GRIDS
 from jepa_lidar.modality import MODALITY, build_method
 from jepa_lidar.probe import AP, AP_MAP, AP_RAW, SPAN, CellProbe, calibrate_batch_norm
@@ -32,6 +30,9 @@ from jepa_lidar.settings import LidarRun
 from jepa_lidar.sources import probe_split
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from common import hardware, spread, train  # noqa: E402  # beside the benchmarks, in no package
+
 CPU = torch.device("cpu")
 COLUMNS = (AP, AP_MAP, AP_RAW, SPAN)
 DIFFERENCES = (
@@ -53,32 +54,17 @@ def config_for(data: str, recipe: str, seed: int, overrides: list[str]) -> Lidar
     return compose(LidarRun, MODALITY.recipes / f"{recipe}.yaml", given)
 
 
-def train(config: LidarRun, runs: Path, name: str) -> tuple[Method, dict[str, float | str]]:
-    """Trains through the trainer that every user runs; returns the method and the run's own figures."""
-    config.runs_dir, config.name = str(runs / name), "run"
-    before = set((runs / name).glob("*"))
-    code = run_training(config, MODALITY, to_yaml(config))
-    if code != 0:
-        raise SystemExit(f"training ended with exit code {code}")
-    (folder,) = set((runs / name).glob("*")) - before
-    method = build_method(config)
-    checkpoint = newest(folder, print)
-    load_into(method, load_model(checkpoint), str(checkpoint))
-    result = json.loads((folder / "result.json").read_text())
-    return cast(Method, method.eval()), {key: result[key] for key in ("steps", "seconds", "peak_rss_mib", "verdict")}
-
-
 def run_seed(data: str, recipe: str, control: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, object]:
     """All rows and paired differences of one seed; ``control`` is a recipe, or ``none``."""
     config = config_for(data, recipe, seed, overrides)
     torch.manual_seed(seed)
     untrained = cast(Method, build_method(config).eval())
     name = Path(data).name
-    trained, cost = train(config, runs, f"{name}-{recipe}-{seed}")
+    trained, cost = train(config, MODALITY, runs, f"{name}-{recipe}-{seed}")
     costs, others = {"trained": cost}, {}
     if control != "none":
         others[control], costs[control] = train(
-            config_for(data, control, seed, overrides), runs, f"{name}-{control}-{seed}"
+            config_for(data, control, seed, overrides), MODALITY, runs, f"{name}-{control}-{seed}"
         )
     split = probe_split(config)
     assert split is not None, "nothing to probe with"
@@ -109,11 +95,6 @@ def run_seed(data: str, recipe: str, control: str, seed: int, runs: Path, overri
     }
 
 
-def hardware() -> str:
-    """Processor, cores and versions, for the head of a table."""
-    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__.split('+')[0]}"
-
-
 def run(args: argparse.Namespace) -> None:
     """One JSON file a seed."""
     (HERE / "results").mkdir(exist_ok=True)
@@ -123,13 +104,6 @@ def run(args: argparse.Namespace) -> None:
         path = HERE / "results" / f"{found['data']}-{args.recipe}-seed{seed}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"wrote {path.name} after {time.time() - start:.0f} s")
-
-
-def spread(values: list[float]) -> str:
-    """Mean and the range over seeds."""
-    if max(values) == min(values):
-        return f"{values[0]:.3f}"
-    return f"{statistics.mean(values):.3f} ({min(values):.3f} .. {max(values):.3f})"
 
 
 def table(args: argparse.Namespace) -> None:
