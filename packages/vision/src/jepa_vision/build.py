@@ -13,7 +13,7 @@ from jepa_core.nn.predictor import TransformerPredictor
 from jepa_core.targets import EmaTarget, LayerNormalise, MomentumSchedule, RawTarget, StopGradientTarget
 from jepa_vision.encoder import SIZES, VisionTransformer
 from jepa_vision.frontend import PatchFrontEnd, patch_lattice, pixels
-from jepa_vision.positions import channel_order, channel_split, pairing_of
+from jepa_vision.positions import channel_order, channel_split, pairing_of, predictor_positions
 from jepa_vision.settings import EncoderSettings, VisionSettings
 
 
@@ -35,10 +35,7 @@ def build_predictor(
     options: VisionSettings, encoder: VisionTransformer, output_width: int | None = None
 ) -> TransformerPredictor:
     """The predictor over an encoder's tokens; ``output_width`` None = the encoder's."""
-    wanted, positions = options.predictor, options.encoder.positions
-    if positions == "stored":
-        # The encoder's table comes with its weights; a predictor's follows from the lattice.
-        positions = "sin_cos_xy" if len(encoder.lattice.axes) == 2 else "sin_cos_yx"
+    wanted, positions = options.predictor, predictor_positions(options.encoder.positions, len(encoder.lattice.axes))
     return TransformerPredictor(
         encoder.lattice,
         encoder.width,

@@ -42,6 +42,13 @@ def position_table(positions: str, lattice: Lattice, width: int) -> Tensor:
     return sin_cos_table(lattice, width, channel_order(positions, lattice), channel_split(positions, lattice, width))
 
 
+def predictor_positions(positions: Positions, axes: int) -> Positions:
+    """The code of the predictor of such an encoder: a stored table comes with weights, a predictor's never does."""
+    if positions != "stored":
+        return positions
+    return "sin_cos_xy" if axes == 2 else "sin_cos_yx"
+
+
 def pairing_of(positions: str) -> Pairing:
     """See :func:`jepa_core.nn.position.rotary`."""
     return "tiled" if positions == "rotary_tiled" else "interleaved"
