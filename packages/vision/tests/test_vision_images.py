@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from jepa_core.contracts import BadSample
-from jepa_vision.augment import Augment, centre_box, cut, random_box
+from jepa_vision.augment import Augment, Box, centre_box, cut, random_box
 from jepa_vision.image_data import Images, decode, decode_cut, split_images
 from jepa_vision.image_files import ImageList, Record, find_images
 
@@ -144,8 +144,8 @@ def test_odd_files_are_converted_by_rule() -> None:
     # Half of a palette is transparent: white there, its own colours elsewhere.
     few = picture().quantize(4)
     mixed = np.asarray(decode(encoded(few, transparency=bytes([0, 0, 255, 255])), "x"))
-    clear = np.asarray(few) < 2
-    assert np.all(mixed[clear] == 255) and np.array_equal(mixed[~clear], np.asarray(few.convert("RGB"))[~clear])
+    hidden = np.asarray(few) < 2
+    assert np.all(mixed[hidden] == 255) and np.array_equal(mixed[~hidden], np.asarray(few.convert("RGB"))[~hidden])
     lab = Image.merge("LAB", [Image.new("L", (4, 4), level) for level in (255, 128, 128)])
     assert np.asarray(decode(encoded(lab, "TIFF"), "x")).min() > 250
     # A portable graymap of 16 bits, which Pillow holds as 32.
@@ -220,6 +220,10 @@ def smooth(width: int, height: int) -> Image.Image:
     return Image.fromarray((np.stack(waves, -1) * 60 + 128).astype(np.uint8))
 
 
+def _always(box: Box, width: int, height: int) -> Box:
+    return box
+
+
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize(("side", "same"), [(200, True), (130, False), (70, False), (24, False)])
 def test_a_large_jpeg_decoded_smaller_gives_the_same_view(side: int, same: bool, orientation: int) -> None:
@@ -229,14 +233,14 @@ def test_a_large_jpeg_decoded_smaller_gives_the_same_view(side: int, same: bool,
     whole = decode(content, "x")
     for box in ((0, 0, 601, 601), (3, 50, 590, 600)):
         expected = cut(whole, box, (side, side))
-        got = decode_cut(content, "x", lambda width, height, box=box: box, (side, side))
+        got = decode_cut(content, "x", partial(_always, box), (side, side))
         difference = np.abs(got.astype(int) - expected)
         assert difference.mean() < 1 and difference.max() < 12
         assert np.array_equal(got, expected) == same
     # The box is chosen in pixels of the upright picture, whatever is decoded.
     seen: list[tuple[int, int]] = []
 
-    def choose(width: int, height: int) -> tuple[float, float, float, float]:
+    def choose(width: int, height: int) -> Box:
         seen.append((width, height))
         return 0, 0, width, height
 

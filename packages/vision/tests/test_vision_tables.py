@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["hat", "shoe"], "_t
 
 
 def table(
-    contents: list[bytes | None], labels: list[Any] | None, features: dict[str, Any] | None = None, image: str = "image"
+    contents: Sequence[bytes | None], labels: list[Any] | None, features: dict[str, Any] | None = None, image: str = "image"
 ) -> pa.Table:
     columns: dict[str, pa.Array] = {image: pa.array([{"bytes": content, "path": "a.png"} for content in contents])}
     if labels is not None:

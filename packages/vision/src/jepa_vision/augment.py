@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,6 +164,6 @@ _STEPS = (_brightness, _contrast, _saturation, _hue)
 
 def _blur(view: NDArray[np.uint8], width: float) -> NDArray[np.uint8]:
     """A Gaussian of ``width`` pixels, frame by frame: it must not run from one into the next."""
-    frames: Sequence[NDArray[np.uint8]] = view.reshape(-1, *view.shape[-3:])
+    frames = view.reshape(-1, *view.shape[-3:])
     blur = ImageFilter.GaussianBlur(width)
     return np.stack([np.asarray(Image.fromarray(frame).filter(blur)) for frame in frames]).reshape(view.shape)

@@ -234,7 +234,7 @@ def list_saved_dataset(root: Path) -> ImageList:
         ValueError: the package ``datasets`` is missing, or the folder cannot be read or has no such column.
     """
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ImportError:
         raise ValueError(
             f"data.root: {str(root)!r} was written by Dataset.save_to_disk, which needs the package datasets: pip "
@@ -358,7 +358,7 @@ def number_labels(
         if not (all(isinstance(label, int) for label in known) or all(isinstance(label, str) for label in known)):
             kinds = ", ".join(sorted({type(label).__name__ for label in known}))
             raise ValueError(f"{where}: expected labels that are whole numbers or strings, got {kinds}")
-        values: list[Any] = sorted(known)  # type: ignore[type-var]  # all of one kind
+        values: list[Any] = sorted(known)
         number = {label: place for place, label in enumerate(values)}
         return tuple(str(label) for label in values), [number.get(label) for label in labels]
     wrong = [label for label in known if not isinstance(label, int) or not 0 <= label < len(names)]
