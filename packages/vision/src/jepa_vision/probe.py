@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from jepa_core.contracts import BadSample, Measurement, ProbeTable, Tokens
-from jepa_core.evaluate.probes import knn_accuracy, linear_probe_accuracy
+from jepa_core.contracts import BadSample, Measurement, ProbeTable
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.image_data import Images, Splits
 from jepa_vision.image_files import Record
+from jepa_vision.readouts import LINEAR, frozen_tokens, mean_token, measure, quarters
 from jepa_vision.settings import VisionProbeSettings
 
-LINEAR, KNN = "linear", "kNN"
 MEAN, QUARTERS = "", ", 2x2"
 RAW_SIDE = 16
 
@@ -65,13 +63,6 @@ def load_side(records: Sequence[Record], size: tuple[int, int], most: int) -> Si
     return Side(np.stack(pictures), np.stack(small), torch.tensor(labels), len(chosen) - len(labels))
 
 
-def quarters(tokens: Tokens) -> Tensor:
-    """Means of the four quarters of the image, ``[B, 4 D]``."""
-    rows, columns = tokens.lattice.sizes
-    maps = tokens.features.float().transpose(1, 2).unflatten(2, (rows, columns))
-    return F.adaptive_avg_pool2d(maps, 2).flatten(1)
-
-
 class ImageProbe:
     """Fits and tests the probes of one split.
 
@@ -102,26 +93,17 @@ class ImageProbe:
         self._measure("raw", MEAN, train, test)
 
     def _measure(self, name: str, readout: str, train: Tensor, test: Tensor) -> None:
-        labels = self.train.labels, self.test.labels
-        linear = linear_probe_accuracy(train, labels[0], test, labels[1]).accuracy
-        near = min(self.settings.neighbours, len(train))
-        knn = knn_accuracy(train, labels[0], test, labels[1], k=near)
+        found = measure((train, self.train.labels), (test, self.test.labels), self.settings.neighbours)
         row = self.rows.setdefault(name, {})
-        row[f"{LINEAR}{readout}"] = Measurement(linear.value, linear.stderr)
-        row[f"{KNN}{readout}"] = Measurement(knn.value, knn.stderr)
+        row.update({f"{metric}{readout}": figure for metric, figure in found.items()})
 
-    @torch.no_grad()
     def _features(self, method: MaskedPrediction, side: Side) -> Features:
         parts: dict[str, list[Tensor]] = {MEAN: [], QUARTERS: []}
-        encoder: Any = method.encoder
-        if self.settings.encoder == "target":
-            encoder = cast(Any, method.target).encoder
         for start in range(0, len(side.labels), self.settings.batch_size):
             chunk = torch.from_numpy(side.pictures[start : start + self.settings.batch_size])
             images = chunk.permute(0, 3, 1, 2).to(self.device)
-            inputs, _ = method.front_end(images, torch.zeros(len(chunk), dtype=torch.long, device=self.device))
-            tokens = encoder(inputs, None)
-            parts[MEAN].append(tokens.features.float().mean(1).cpu())
+            tokens = frozen_tokens(method, self.settings.encoder, images)
+            parts[MEAN].append(mean_token(tokens).cpu())
             parts[QUARTERS].append(quarters(tokens).cpu())
         return {readout: torch.cat(found) for readout, found in parts.items()}
 
