@@ -180,7 +180,7 @@ def test_bad_options_are_told(given: dict[str, str], message: str) -> None:
 
 def test_options_take_lists() -> None:
     options = parse_options({"out": "t.parquet", "layers": "[block_2, last,last]", "pooling": "mean,tokens"})
-    assert options.wanted == Wanted(("block_2", "last"), ("mean", "tokens"), "online") and options.split == "all"
+    assert options.wanted == Wanted(("block_2", "last"), ("mean", "tokens"), "online") and options.split == "test"
 
 
 def test_shares_follow_one_another_and_differ_by_at_most_one() -> None:

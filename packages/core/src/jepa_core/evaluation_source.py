@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jepa_core.contracts import Batch, Method, Picture, SampleSource
@@ -40,3 +41,45 @@ class DrawsFeatures(Protocol):
     def feature_pictures(self, config: Any, trained: Method, untrained: Method, batch: Batch) -> Sequence[Picture]:
         """Pictures for the report of a run; ``batch`` lies where the methods compute."""
         ...
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A source with what is known of its samples; keeps the contract :class:`LabelledSource`.
+
+    Attributes:
+        source: gives the samples.
+        labels, groups: one entry a sample.
+    """
+
+    source: SampleSource
+    labels: Sequence[Label | None]
+    groups: Sequence[str | None]
+
+    def __post_init__(self) -> None:
+        lengths = len(self.source), len(self.labels), len(self.groups)
+        if len(set(lengths)) > 1:
+            raise ValueError(f"Labelled: expected a label and a group for each sample, got lengths {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample_id(self, index: int) -> str:
+        """The source's."""
+        return self.source.sample_id(index)
+
+    def load(self, index: int, seed: int) -> Any:
+        """The source's."""
+        return self.source.load(index, seed)
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """The source's."""
+        return self.source.collate(samples)
+
+    def label(self, index: int) -> Label | None:
+        """What it was given."""
+        return self.labels[index]
+
+    def group(self, index: int) -> str | None:
+        """What it was given."""
+        return self.groups[index]

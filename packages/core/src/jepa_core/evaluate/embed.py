@@ -68,7 +68,7 @@ def parse_options(given: Mapping[str, str]) -> Options:
     out = Path(given["out"])
     if out.suffix != ".parquet":
         raise ConfigError(f"out: expected a file name that ends in .parquet, got {str(out)!r}")
-    split = _one_of("split", given.get("split", "all"), SPLITS)
+    split = _one_of("split", given.get("split", "test"), SPLITS)
     encoder = _one_of("encoder", given.get("encoder", "online"), ENCODERS)
     pooling = tuple(_one_of("pooling", name, POOLINGS) for name in _names(given, "pooling", "mean"))
     return Options(out, cast(Split, split), Wanted(_names(given, "layers", LAST), pooling, encoder))

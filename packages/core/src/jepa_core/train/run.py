@@ -13,6 +13,7 @@ import torch
 from jepa_core.contracts import Method, Modality, ProbeTable, SampleSource
 from jepa_core.data.move import to_device
 from jepa_core.errors import CollapseError, DataError, DivergenceError, UserError, value_errors_are_users
+from jepa_core.evaluation_source import DrawsFeatures
 from jepa_core.monitor.console import Console
 from jepa_core.monitor.verdict import PATIENCE, WARMING_UP, Verdict
 from jepa_core.settings import RunSettings
@@ -158,9 +159,13 @@ def _look_at(config: RunSettings, modality: Modality, trainer: Trainer, parts: P
     """Draws the pictures and probes."""
     device = trainer.launch.device
     batch = dry_run.first_batch(parts) if trainer.last_batch is None else trainer.last_batch
-    with torch.no_grad():
-        outcome.write_pictures(parts.run_dir, modality.pictures(config, trainer.method, to_device(batch, device)))
+    batch = to_device(batch, device)
     untrained: Method = build_method(config, modality).to(device).eval()
+    with torch.no_grad():
+        pictures = list(modality.pictures(config, trainer.method, batch))
+        if isinstance(modality, DrawsFeatures):
+            pictures += modality.feature_pictures(config, trainer.method, untrained, batch)
+    outcome.write_pictures(parts.run_dir, pictures)
     parts.console.message("training is done, what it learned is being measured")
     return modality.probe(config, trainer.method, untrained, device)
 
