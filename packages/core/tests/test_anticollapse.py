@@ -143,6 +143,7 @@ TERMS = [
     ac.VICReg(),
     ac.Barlow(),
     ac.SIGReg(slices=8),
+    ac.PooledVariance(),
 ]
 
 

@@ -94,6 +94,8 @@ CASES: dict[str, Case] = {
     "hinge_sample": anti_collapse(anticollapse.VarianceHinge(gamma=3, scope="sample"), 0, True),
     "covariance": anti_collapse(anticollapse.Covariance(), 1, True),
     "covariance_sample": anti_collapse(anticollapse.Covariance(scope="sample"), 0, True),
+    "pooled": anti_collapse(anticollapse.PooledVariance(gamma=3), 0, False),
+    "pooled_valid": anti_collapse(anticollapse.PooledVariance(gamma=3), 0, True),
     "vicreg": anti_collapse(anticollapse.VICReg(gamma=3), 1, True),
     "barlow": anti_collapse(anticollapse.Barlow(), 1, True),
     "sigreg": anti_collapse(anticollapse.SIGReg(slices=16), 1, True),

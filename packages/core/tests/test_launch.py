@@ -65,6 +65,9 @@ def test_device_precision_and_threads_have_reasons(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(launch, "cpu_multiplies_bf16", lambda has=has: has)
         assert launch.choose_precision("native", "cpu")[0] == precision
         assert launch.choose_precision("auto", "cpu")[0] == "fp32"
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        assert launch.choose_precision("native", "cuda")[0] == launch.choose_precision("auto", "cuda")[0] == precision
     assert launch.choose_threads("auto", 2, {}, cores=8)[0] == 4
     assert launch.choose_threads("auto", 16, {}, cores=8)[0] == 1
     assert launch.choose_threads("auto", 1, {"OMP_NUM_THREADS": "3"}, cores=8)[0] == 3

@@ -72,6 +72,8 @@ def test_a_step_is_that_of_plain_adamw() -> None:
         ({"weight_decay": -1.0}, "optimizer.weight_decay"),
         ({"name": "adam_onecycle", "warmup": 0.2}, "optimizer.warmup: adam_onecycle fixes it"),
         ({"name": "adam_onecycle", "lr_end": 0.5}, "optimizer.lr_end"),
+        ({"name": "adam_onecycle", "shape": "linear"}, "optimizer.shape"),
+        ({"name": "adam_onecycle", "stretch": 1.25}, "optimizer.stretch"),
     ],
 )
 def test_impossible_and_unused_settings_are_refused(change: dict, word: str) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from jepa_core.contracts import Condition, Sites, Tokens
 from jepa_core.lattice import Lattice
+from jepa_core.methods.groups import decay_groups
 from jepa_core.nn.predictor import TransformerPredictor
 
 GRID = Lattice(("t", "y", "x"), (2, 4, 5), (1.0,) * 3, ("s", "px", "px"), (0.0,) * 3)
@@ -119,6 +120,47 @@ def test_every_parameter_learns(positions: str, condition_width: int | None) -> 
     predictor(context(), targets(), None if condition_width is None else action()).square().sum().backward()
     for name, parameter in predictor.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_each_mask_takes_its_row_of_the_table_of_mask_tokens() -> None:
+    torch.manual_seed(0)
+    predictor, sites = TransformerPredictor(GRID, 12, width=24, depth=1, heads=3, mask_tokens=3), targets()
+    first, second = predictor(context(), sites, None, 0), predictor(context(), sites, None, 1)
+    assert not torch.allclose(first, second, atol=1e-6)
+    second.sum().backward()
+    gradient = predictor.mask_tokens.grad
+    assert gradient is not None and gradient[1].any() and not gradient[[0, 2]].any()
+    with pytest.raises(ValueError, match="at most 3 masks"):
+        predictor(context(), sites, None, 3)
+
+
+@pytest.mark.parametrize(("mask_tokens", "token", "row"), [(1, None, 0), (4, 2, 2)])
+def test_all_masks_may_share_a_row(mask_tokens: int, token: int | None, row: int) -> None:
+    predictor = TransformerPredictor(GRID, 12, width=24, depth=1, heads=3, mask_tokens=mask_tokens, token=token)
+    outs = [predictor(context(), targets(), None, index) for index in (0, 5)]
+    assert torch.equal(*outs)
+    outs[0].sum().backward()
+    gradient = predictor.mask_tokens.grad
+    assert gradient is not None and gradient.any(1).nonzero().flatten().tolist() == [row]
+
+
+def test_mask_tokens_start_at_their_width_and_never_decay() -> None:
+    wide = TransformerPredictor(GRID, 12, width=240, depth=1, heads=3, mask_tokens=9, token_std=0.5)
+    assert float(wide.mask_tokens.detach().std()) == pytest.approx(0.5, rel=0.05)
+    zero = TransformerPredictor(GRID, 12, width=24, depth=1, heads=3, mask_tokens=2, token_std=0.0)
+    assert not zero.mask_tokens.any()
+    decayed = {name: group.weight_decay for group in decay_groups(zero) for name, _ in group.parameters}
+    assert not decayed["mask_tokens"] and decayed["embed.weight"] and not decayed["embed.bias"]
+    assert set(decayed) == {name for name, _ in zero.named_parameters()}
+    inside = torch.nn.ModuleDict({"predictor": zero, "other": torch.nn.Linear(2, 2)})
+    nested = {name: group.weight_decay for group in decay_groups(inside) for name, _ in group.parameters}
+    assert not nested["predictor.mask_tokens"] and nested["other.weight"]
+
+
+@pytest.mark.parametrize(("mask_tokens", "token"), [(0, None), (2, 2), (2, -1)])
+def test_rows_that_are_not_in_the_table_are_refused(mask_tokens: int, token: int | None) -> None:
+    with pytest.raises(ValueError, match="mask_tokens, token"):
+        TransformerPredictor(GRID, 12, width=24, depth=1, heads=3, mask_tokens=mask_tokens, token=token)
 
 
 def test_output_width_and_autocast() -> None:

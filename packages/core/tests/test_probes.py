@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, r2_score
 from torch import Tensor
 
+from jepa_core.evaluate import probes
 from jepa_core.evaluate.probes import (
     Standardiser,
     average_precision,
@@ -223,6 +224,20 @@ def test_penalty_is_chosen_by_groups_that_stay_whole() -> None:
     naive = linear_probe_accuracy(features, labels, features[:9], labels[:9])
     assert max(naive.validation.values()) > 0.95
     assert max(honest.validation.values()) < 0.8
+
+
+@pytest.mark.parametrize("rank", [3, 24])
+def test_penalties_are_compared_in_float32_by_nearly_the_answers_of_float64(rank: int) -> None:
+    # More columns than directions: the small penalties leave an almost singular problem.
+    mix = torch.randn(rank, 24, generator=rng(1))
+    x = torch.randn(300, rank, generator=rng(2)) @ mix
+    labels = ((x @ torch.randn(24, generator=rng(3))) > 0).long() + (x[:, 0] > 1)
+    for l2 in (1e-4, 1e-3, 1e-2, 1e-1):
+        quick, exact = (
+            probes._fit_predict(x[:200], labels[:200].numpy(), x[200:], l2, dtype, tolerance)
+            for dtype, tolerance in ((torch.float32, probes.SCREENING_TOLERANCE), (torch.float64, probes.TOLERANCE))
+        )
+        assert (quick == exact).mean() >= 0.98
 
 
 def test_test_split_changes_nothing_but_the_figure() -> None:

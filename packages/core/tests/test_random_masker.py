@@ -37,6 +37,27 @@ def test_absent_sites_are_neither_context_nor_target() -> None:
     assert context.sum(1).min() >= 1, "a lone site stays context: there is nothing to predict from nothing"
 
 
-def test_impossible_ratio_is_refused() -> None:
+def test_several_masks_of_a_sample_are_drawn_independently() -> None:
+    first, *further = RandomMasker(0.5, masks=40)(Grid(LATTICE), SEEDS, 0)
+    (alone,) = RandomMasker(0.5)(Grid(LATTICE), SEEDS, 0)
+    assert torch.equal(first.context.ids, alone.context.ids), "the first is that of one mask"
+    assert [mask.name for mask in (first, *further[:2])] == ["random", "random_2", "random_3"]
+    hidden = torch.stack([mask.targets.on_lattice(30) for mask in (first, *further)]).double()
+    assert bool((hidden.sum(2) == 15).all())
+    # Two independent halves of 30 sites share 15 * 15 / 30 of them, with a variance of 15^4 / (30^2 29).
+    shared = torch.einsum("mbn,kbn->mkb", hidden, hidden)[torch.triu(torch.ones(40, 40), 1) > 0]
+    assert float(shared.mean()) == pytest.approx(7.5, abs=0.15)
+    assert float(shared.var()) == pytest.approx(15**4 / (30**2 * 29), rel=0.15)
+
+
+def test_several_masks_leave_absent_sites_out() -> None:
+    present = torch.arange(30).expand(3, -1) % 3 > 0
+    for mask in RandomMasker(0.5, masks=3)(Grid(LATTICE, present=present), SEEDS, 0):
+        assert torch.equal(mask.context.on_lattice(30) ^ mask.targets.on_lattice(30), present)
+
+
+def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         RandomMasker(1.0)
+    with pytest.raises(ValueError, match="masks must be 1 or more"):
+        RandomMasker(0.5, masks=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,32 @@ def test_one_cycle_is_that_of_openpcdet() -> None:
 def test_rates_are_finite_and_never_above_the_peak(step: int, total: int, name: str) -> None:
     rates = rates_at(min(step, total), total, OptimizerSettings(name=name, lr=0.5))
     assert 0 <= rates.lr <= 0.5 * (1 + 1e-12) and math.isfinite(rates.lr)
+
+
+def test_stretched_schedules_end_where_those_of_v_jepa_do() -> None:
+    # V-JEPA: 300 epochs of 300 steps, 40 of them warm-up, laid out over 1.25 times the run.
+    s = OptimizerSettings(
+        lr=6.25e-4, lr_start=2e-4 / 6.25e-4, lr_end=1e-6 / 6.25e-4, warmup=12_000, stretch=1.25,
+        weight_decay=0.04, weight_decay_end=0.4,
+    )  # fmt: skip
+    at = {step: rates_at(step, 90_000, s) for step in (0, 6_000, 12_000, 90_000)}
+    assert [at[step].lr for step in (0, 6_000, 12_000)] == pytest.approx([2e-4, 4.125e-4, 6.25e-4])
+    assert at[90_000].lr == pytest.approx(7.5e-5, rel=0.01)
+    assert at[90_000].weight_decay == pytest.approx(0.366, rel=0.002)
+    # A fraction of warm-up is one of the run, not of the stretched schedule.
+    assert rates_at(12_000, 90_000, replace(s, warmup=12 / 90)).lr == pytest.approx(6.25e-4)
+    assert rates_at(12_001, 90_000, replace(s, warmup=12 / 90)).lr < 6.25e-4
+
+
+def test_a_linear_schedule_is_the_cool_down_of_v_jepa_2() -> None:
+    s = OptimizerSettings(lr=5.25e-4, lr_end=1e-6 / 5.25e-4, shape="linear", warmup=0, stretch=1.25)
+    assert rates_at(0, 12_000, s).lr == pytest.approx(5.25e-4)
+    assert rates_at(12_000, 12_000, s).lr == pytest.approx(1.06e-4, rel=0.005)
+    assert rates_at(12_000, 12_000, replace(s, stretch=1.0)).lr == pytest.approx(1e-6)
+    middle = OptimizerSettings(lr=1.0, lr_start=0.5, lr_end=0.2, shape="linear", warmup=10)
+    assert [rates_at(step, 110, middle).lr for step in (0, 5, 10, 60, 110)] == pytest.approx([0.5, 0.75, 1, 0.6, 0.2])
+    with pytest.raises(UserError, match="optimizer.shape: expected cosine or linear"):
+        rates_at(1, 2, replace(s, shape="step"))
 
 
 def test_one_cycle_ends_where_it_is_told() -> None:

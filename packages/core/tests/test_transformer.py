@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from jepa_core.nn.attention import Attention, attend, key_mask
+from jepa_core.nn.attention import Attention, attend, attend_in_steps, key_mask
 from jepa_core.nn.position import rotary
 from jepa_core.nn.transformer import Block, DropPath, Transformer, scale_residuals_by_depth
 
@@ -40,6 +41,30 @@ def test_attention_in_bf16_on_a_cpu_is_the_same_attention() -> None:
         theirs = torch.autograd.grad(expected.sum(), (q, k, v))
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_steps_equals_the_fused_one_in_values_and_gradients(dtype: torch.dtype, masked: bool) -> None:
+    q, k, v = (tokens(3, 2, 4, 9, 7)[i].to(dtype).requires_grad_() for i in range(3))
+    mask = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(1)) < 0.6 if masked else None
+    if mask is not None:
+        mask[0, 0, 3] = False  # a query that may look at nothing
+    got = attend_in_steps(q, k, v, mask)
+    expected = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(got, expected)
+    weight = tokens(*got.shape).to(dtype).cos()
+    mine, theirs = (torch.autograd.grad((out * weight).sum(), (q, k, v)) for out in (got, expected))
+    torch.testing.assert_close(mine, theirs)
+    if mask is not None:
+        assert not got[0, :, 3].any() and not mine[0][0, :, 3].any()
+
+
+def test_attention_in_bf16_on_a_cpu_is_finite_where_nothing_may_be_looked_at() -> None:
+    q, k, v = (tokens(3, 2, 4, 5, 8)[i].bfloat16().requires_grad_() for i in range(3))
+    out = attend(q, k, v, torch.zeros(2, 1, 1, 5, dtype=torch.bool))
+    out.sum().backward()
+    assert not out.any() and all(x.grad is not None and x.grad.isfinite().all() for x in (q, k, v))
 
 
 def test_head_width_need_not_multiply_to_the_width() -> None:

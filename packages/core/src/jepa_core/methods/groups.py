@@ -12,6 +12,8 @@ def decay_groups(module: nn.Module) -> tuple[ParameterGroup, ...]:
 
     A parameter with fewer than two dimensions is a bias, a norm's scale or a token. A module names further parameters
     of its own that are not to decay, such as a table of tokens, in ``no_decay``.
+
+    The released I-JEPA and V-JEPA decay their mask tokens, which they keep as arrays of three dimensions.
     """
     named = {id(getattr(part, name)) for part in module.modules() for name in getattr(part, "no_decay", ())}
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -52,10 +52,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attend_in_steps(q, k, v, mask)
+
+
+def attend_in_steps(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """What the fused kernel computes, one operation after the other; in bf16 the scores are rounded to bf16.
+
+    As there, a query that may look at nothing gives zero and has no gradient.
+    """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1) @ v
+    if mask is None:
+        return scores.softmax(-1) @ v
+    # With -inf such a query would be 0 / 0.
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~mask, 0) @ v
 
 
 def key_mask(valid: Tensor | None) -> Tensor | None:

@@ -114,7 +114,10 @@ class TransformerPredictor(nn.Module):
         self._init(token_std)
 
     def _init(self, token_std: float) -> None:
-        nn.init.trunc_normal_(self.mask_tokens, std=token_std)
+        if token_std:
+            nn.init.trunc_normal_(self.mask_tokens, std=token_std)
+        else:  # a truncated normal of no width divides by it
+            nn.init.zeros_(self.mask_tokens)
         for layer in (self.embed, self.condition_embed, self.project):
             if layer is not None:
                 init_linear(layer)
