@@ -15,6 +15,7 @@ from jepa_vision.encoder import SIZES, VisionTransformer
 from jepa_vision.frontend import PatchFrontEnd, patch_lattice, pixels
 from jepa_vision.positions import channel_order, channel_split, pairing_of, predictor_positions
 from jepa_vision.settings import EncoderSettings, VisionSettings
+from jepa_vision.timm_encoder import TimmEncoder, build_timm_encoder
 
 
 def build_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> VisionTransformer:
@@ -31,8 +32,13 @@ def build_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> V
     )
 
 
+def choose_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> VisionTransformer | TimmEncoder:
+    """The encoder of :func:`build_encoder`, or one of timm's where the settings name one."""
+    return build_encoder(wanted, lattice, channels) if wanted.timm is None else build_timm_encoder(wanted, lattice)
+
+
 def build_predictor(
-    options: VisionSettings, encoder: VisionTransformer, output_width: int | None = None
+    options: VisionSettings, encoder: VisionTransformer | TimmEncoder, output_width: int | None = None
 ) -> TransformerPredictor:
     """The predictor over an encoder's tokens; ``output_width`` None = the encoder's."""
     wanted, positions = options.predictor, predictor_positions(options.encoder.positions, len(encoder.lattice.axes))
@@ -64,7 +70,7 @@ def build_method(
 ) -> MaskedPrediction:
     """The method on inputs of ``size`` in patches of ``patch``, ``([frames,] height, width)`` both."""
     front_end = PatchFrontEnd(patch)
-    encoder = build_encoder(options.encoder, patch_lattice(size, patch), front_end.channels)
+    encoder = choose_encoder(options.encoder, patch_lattice(size, patch), front_end.channels)
     on_pixels = options.target.policy == "pixels"
     return MaskedPrediction(
         front_end=front_end,
@@ -79,7 +85,7 @@ def build_method(
     )
 
 
-def _target(options: VisionSettings, encoder: VisionTransformer, max_steps: int) -> TargetEncoder:
+def _target(options: VisionSettings, encoder: VisionTransformer | TimmEncoder, max_steps: int) -> TargetEncoder:
     wanted = options.target
     if wanted.policy == "pixels":
         return RawTarget(pixels)

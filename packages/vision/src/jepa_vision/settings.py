@@ -65,6 +65,9 @@ class EncoderSettings:
         drop_path: rate of the last block, growing from 0.
         recompute: keep no activations inside a block, compute them again in backward.
         scale_residuals: ``constant`` or ``by_depth`` (V-JEPA 2's initialisation).
+        timm: a plain vision transformer of timm instead, such as ``vit_tiny_patch16_224``, untrained and built for the
+            run's input size and ``patch``; images only. ``size`` and ``stem`` are then left as they are by default, and
+            ``positions``, which are the predictor's alone. None = the one described above.
     """
 
     size: Literal[
@@ -86,6 +89,7 @@ class EncoderSettings:
     drop_path: float = 0.0
     recompute: bool = False
     scale_residuals: Literal["constant", "by_depth"] = "constant"
+    timm: str | None = None
 
 
 @dataclass
@@ -265,6 +269,7 @@ def check_view(height: int, width: int, patch: int, augment: AugmentSettings) ->
 def check_method(options: VisionSettings, probed: str) -> None:
     """Refuses impossible encoders, predictors and targets; ``probed`` is the encoder that the probe takes."""
     predictor, target = options.predictor, options.target
+    _check_timm(options.encoder)
     check_between("vision.encoder.drop_path", options.encoder.drop_path, 0, 0.99)
     for key in ("width", "depth", "mask_tokens"):
         check_between(f"vision.predictor.{key}", getattr(predictor, key), 1, float("inf"))
@@ -276,6 +281,19 @@ def check_method(options: VisionSettings, probed: str) -> None:
     check_between("vision.variance_weight", options.variance_weight, 0, float("inf"))
     if probed == "target" and target.policy != "ema":
         raise ValueError(f"probe.encoder: target needs vision.target.policy=ema, got {target.policy}")
+
+
+def _check_timm(encoder: EncoderSettings) -> None:
+    """Refuses settings that timm's model has of its own: they would do nothing."""
+    if encoder.timm is None:
+        return
+    for key in ("size", "stem", "positions"):
+        usual = EncoderSettings.__dataclass_fields__[key].default
+        if getattr(encoder, key) != usual:
+            raise ValueError(
+                f"vision.encoder.{key}: expected {usual} beside vision.encoder.timm, which has its own, got "
+                f"{getattr(encoder, key)}"
+            )
 
 
 def check_between(key: str, value: float, low: float, high: float) -> None:
