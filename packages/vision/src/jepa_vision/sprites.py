@@ -1,16 +1,15 @@
 """Generated clips: a real photo of a hand sign moves over a background, and the class is what moves how.
 
-A clip has a place, an angle and a size; one of them changes, in one of two directions, and the motion is the class.
-All three are periodic (what leaves on one side comes in on the other, sizes start anew) and begin anywhere with equal
-chance. So each single frame looks the same for every class, and the mean frame tells at most which axis moves, never the
-direction. A clip is a pure function of its seed.
+A clip has a place, an angle and a size; one of them changes, in one of two directions, and the motion is the class. A
+clip of one class played backwards is a clip of the opposite class, equally likely: no frame, mean of frames or other set
+of frames without their order tells the two apart. A clip is a pure function of its seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,9 +28,9 @@ SAMPLE = "sign_digits"
 MOTIONS = ("right", "left", "down", "up", "clockwise", "counterclockwise", "grow", "shrink")
 """The classes, in pairs of opposite directions."""
 
-# Shares of a period that are gone through from the first frame to the last: of the width or height, of a full turn, of
-# the way from the smallest size to the largest.
-_TRAVEL = {"place": (0.25, 0.6), "angle": (0.15, 0.4), "size": (0.5, 0.9)}
+# What is gone through from the first frame to the last: shares of the range of places and sizes, and of a full turn.
+_TRAVEL = {"place": (0.4, 0.9), "angle": (0.15, 0.4), "size": (0.5, 1.0)}
+_PLACES = (0.2, 0.8)  # of the photo's centre, as shares of width and height
 _SIZES = (0.4, 0.9)  # diameter of the photo's disc as a share of the shorter side
 _BLURRED = 0.5  # share of clips with a blurred photo behind, the others have a plain colour
 _SOFT = 0.12  # width of the disc's soft rim as a share of its radius
@@ -52,7 +51,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class State:
-    """Where the photo is in one frame, each from 0 to 1 around its period: x, y, angle, size."""
+    """Where the photo is in one frame: x, y and size from 0 to 1 within their ranges, the angle in turns."""
 
     x: float
     y: float
@@ -80,63 +79,60 @@ def _disc(image: Image.Image) -> Image.Image:
     return disc
 
 
-def path_of(motion: str, start: State, travel: float, frames: int) -> list[State]:
-    """The states of a clip whose ``motion`` goes through ``travel`` of its period, in equal steps."""
-    steps = np.linspace(0.0, travel, frames) if frames > 1 else np.zeros(1)
-    forward = motion in MOTIONS[::2]
-    moved = [float(step if forward else -step) for step in steps]
-    x, y, angle, size = ([value] * frames for value in (start.x, start.y, start.angle, start.size))
-    if motion in ("right", "left"):
-        x = [(start.x + step) % 1 for step in moved]
-    elif motion in ("down", "up"):
-        y = [(start.y + step) % 1 for step in moved]
-    elif motion in ("clockwise", "counterclockwise"):
-        angle = [(start.angle + step) % 1 for step in moved]
-    else:
-        size = [(start.size + step) % 1 for step in moved]
-    return [State(*values) for values in zip(x, y, angle, size, strict=True)]
+def path_of(motion: str, middle: State, travel: float, frames: int) -> list[State]:
+    """The states of a clip whose ``motion`` goes through ``travel`` in equal steps, half of it before ``middle``."""
+    steps = np.linspace(-travel / 2, travel / 2, frames) * (1 if motion in MOTIONS[::2] else -1)
+    changing = _changing(motion)
+    return [replace(middle, **{changing: getattr(middle, changing) + float(step)}) for step in steps]
 
 
-def _travel_of(motion: str) -> tuple[float, float]:
-    kind = "place" if motion in MOTIONS[:4] else "angle" if motion in MOTIONS[4:6] else "size"
-    return _TRAVEL[kind]
+def _changing(motion: str) -> str:
+    return {"right": "x", "left": "x", "down": "y", "up": "y", "grow": "size", "shrink": "size"}.get(motion, "angle")
+
+
+def _draw_path(motion: str, rng: np.random.Generator, frames: int) -> list[State]:
+    """A path that stays within the ranges, anywhere in them."""
+    at = dict(zip(("x", "y", "angle", "size"), rng.random(4).tolist(), strict=True))
+    changing = _changing(motion)
+    slow, fast = _TRAVEL["place" if changing in "xy" else changing]
+    travel = slow + (fast - slow) * rng.random()
+    if changing != "angle":
+        at[changing] = travel / 2 + at[changing] * (1 - travel)
+    return path_of(motion, State(**at), travel, frames)
 
 
 def draw_frame(disc: Image.Image, background: NDArray[np.uint8], state: State) -> NDArray[np.uint8]:
-    """One frame, uint8 ``[H, W, 3]``: the disc over the background; what leaves on one side comes in on the other."""
+    """One frame, uint8 ``[H, W, 3]``: the disc over the background."""
     height, width = background.shape[:2]
     small, large = _SIZES
     diameter = min(height, width) * small * (large / small) ** state.size
-    x, y = state.x * width, state.y * height
-    # Drawn in the middle, with the part of a pixel, then rolled by whole pixels.
-    rolled = (round(y - height / 2), round(x - width / 2))
-    middle = (x - rolled[1], y - rolled[0])
+    x, y = (side * _within(_PLACES, at) for side, at in ((width, state.x), (height, state.y)))
     scale, turn = disc.width / diameter, 2 * math.pi * state.angle
     a, b = scale * math.cos(turn), scale * math.sin(turn)
     half = disc.width / 2
     # Pillow asks for the way from a pixel of the result to one of the photo.
-    matrix = (a, b, half - a * middle[0] - b * middle[1], -b, a, half + b * middle[0] - a * middle[1])
-    drawn = disc.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    layer = np.roll(np.asarray(drawn), rolled, axis=(0, 1))
+    matrix = (a, b, half - a * x - b * y, -b, a, half + b * x - a * y)
+    layer = np.asarray(disc.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
     alpha = layer[..., 3:].astype(np.uint16)
     mixed = (layer[..., :3] * alpha + background * (255 - alpha) + 127) // 255
     return mixed.astype(np.uint8)
 
 
+def _within(bounds: tuple[float, float], share: float) -> float:
+    return bounds[0] + share * (bounds[1] - bounds[0])
+
+
 def draw_clip(photos: Photos, motion: str, seed: int, frames: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A clip, uint8 ``[T, H, W, 3]``; photo, background, start and speed come from ``seed``, never from the motion."""
+    """A clip, uint8 ``[T, H, W, 3]``; photo and background follow from ``seed`` alone, never from the motion."""
     rng = np.random.Generator(np.random.PCG64(seed))
     disc = photos.discs[int(rng.integers(len(photos.discs)))]
     behind, blurred, plain = int(rng.integers(len(photos.colours))), rng.random(), rng.integers(0, 256, 3)
-    start, speed = State(*(float(value) for value in rng.random(4))), rng.random()
     if blurred < _BLURRED:
         colours = Image.fromarray(photos.colours[behind])
-        background = np.asarray(colours.resize((size[1], size[0]), Image.Resampling.BICUBIC)).astype(np.uint16)
+        background = np.asarray(colours.resize((size[1], size[0]), Image.Resampling.BICUBIC))
     else:
-        background = np.broadcast_to(plain.astype(np.uint16), (*size, 3))
-    slow, fast = _travel_of(motion)
-    path = path_of(motion, start, slow + (fast - slow) * speed, frames)
-    return np.stack([draw_frame(disc, background, state) for state in path])
+        background = np.broadcast_to(plain.astype(np.uint8), (*size, 3))
+    return np.stack([draw_frame(disc, background, state) for state in _draw_path(motion, rng, frames)])
 
 
 class SpriteClips:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from jepa_core.contracts import Batch, Masker, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
@@ -19,6 +20,7 @@ from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_clips
 from jepa_vision.video_settings import VideoMaskingSettings, VideoRun
 from jepa_vision.video_sources import describe, probe_split, size_of, training_source
+from jepa_vision.weights.start import choice, untrained_rows
 
 
 class VideoModality:
@@ -47,7 +49,7 @@ class VideoModality:
 
     def choices(self, config: VideoRun) -> Sequence[tuple[str, str, str]]:
         """Data and what is held back, each with its reason."""
-        return describe(config)
+        return [*describe(config), *choice(config.vision)]
 
     def probe(self, config: VideoRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable | None:
         """Frozen features against the controls; None when switched off or where there are no classes to probe with."""
@@ -56,12 +58,11 @@ class VideoModality:
             return None
         from jepa_vision.video_probe import probe_table
 
-        methods = {"trained": trained, "untrained": untrained}
-        encoders = {name: cast(MaskedPrediction, method) for name, method in methods.items()}
-        return probe_table(split, encoders, config.probe, device)
+        controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
+        return probe_table(split, {"trained": cast(MaskedPrediction, trained), **controls}, config.probe, device)
 
     def evaluation(self, config: VideoRun, split: Split) -> LabelledSource | None:
-        """Plain clips with their classes and groups."""
+        """One plain clip of each recording, with its class."""
         return labelled_clips(config, split)
 
     def pictures(self, config: VideoRun, method: Method, batch: Batch) -> Sequence[Picture]:
@@ -74,8 +75,9 @@ class VideoModality:
         """Feature maps of the first clip."""
         from jepa_vision.feature_maps import feature_pictures
 
-        encoders = {"trained": trained, "untrained": untrained}
-        return feature_pictures({name: cast(MaskedPrediction, method) for name, method in encoders.items()}, batch)
+        device = cast(Tensor, batch.inputs).device
+        controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
+        return feature_pictures({"trained": cast(MaskedPrediction, trained), **controls}, batch)
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""

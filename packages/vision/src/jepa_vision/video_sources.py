@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from jepa_core.contracts import SampleSource
+from jepa_vision.augment import Augment
 from jepa_vision.sprites import MOTIONS, SpriteClips
+from jepa_vision.video_data import Clips
+from jepa_vision.video_files import VideoList, VideoRecord, find_videos
 from jepa_vision.video_settings import VideoRun
-
-if TYPE_CHECKING:
-    from jepa_vision.video_data import Clips
-    from jepa_vision.video_files import VideoList, VideoRecord
 
 HELD_BACK_ONE_IN = 5
 """Where the data name no test split, one recording in this many is held back, by a hash of its group or name."""
@@ -78,11 +76,7 @@ def training_source(config: VideoRun) -> SampleSource:
     """Training clips: one view of each recording an epoch, or generated clips that never come twice."""
     if config.data.root is None:
         return SpriteClips(config.data.clips, size_of(config), config.data.frames)
-    from jepa_vision.augment import Augment
-
-    wanted = config.data.augment
-    augment = Augment((wanted.scale_min, wanted.scale_max), (wanted.aspect_min, wanted.aspect_max), wanted.flip)
-    return clips_of(config, splits_of(config, videos_of(config)).train, augment)
+    return clips_of(config, splits_of(config, videos_of(config)).train, Augment.of(config.data.augment))
 
 
 def probe_split(config: VideoRun) -> ProbeSplit | None:
@@ -143,8 +137,6 @@ def _generated_split(config: VideoRun, limits: tuple[int, int]) -> ProbeSplit:
 
 def videos_of(config: VideoRun) -> VideoList:
     """What ``data.root`` holds."""
-    from jepa_vision.video_files import find_videos
-
     assert config.data.root is not None, "generated clips are no recordings"
     return find_videos(config.data.root, config.data.label)
 
@@ -169,8 +161,6 @@ def splits_of(config: VideoRun, videos: VideoList) -> Splits:
 
 def clips_of(config: VideoRun, records: Sequence[VideoRecord], augment: Augment | None = None) -> Clips:
     """Clips of records as the settings want them; ``augment`` None = the plain view."""
-    from jepa_vision.video_data import Clips
-
     data = config.data
     return Clips(records, size_of(config), data.frames, data.fps, data.stride, augment)
 
