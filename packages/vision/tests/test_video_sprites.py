@@ -1,4 +1,4 @@
-"""Generated clips: what moves moves as its class says, backwards it is the opposite class, a seed gives the same clip."""
+"""Generated clips: things move as the class says, backwards as the opposite class says, a seed gives one clip."""
 
 from __future__ import annotations
 

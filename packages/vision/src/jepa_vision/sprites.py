@@ -1,8 +1,8 @@
 """Generated clips: a real photo of a hand sign moves over a background, and the class is what moves how.
 
 A clip has a place, an angle and a size; one of them changes, in one of two directions, and the motion is the class. A
-clip of one class played backwards is a clip of the opposite class, equally likely: no frame, mean of frames or other set
-of frames without their order tells the two apart. A clip is a pure function of its seed.
+clip of one class played backwards is a clip of the opposite class, equally likely: no frame, mean of frames or other
+set of frames without their order tells the two apart. A clip is a pure function of its seed.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def draw_clip(photos: Photos, motion: str, seed: int, frames: int, size: tuple[i
 class SpriteClips:
     """Clips made when they are asked for; keeps the contract ``SampleSource``.
 
-    Clip ``i`` has motion ``i % 8``. With ``fixed`` None a clip follows from the loader's seed, so that each epoch brings
-    new ones; else from ``fixed`` and its index alone.
+    Clip ``i`` has motion ``i % 8``. With ``fixed`` None a clip follows from the loader's seed, so that each epoch
+    brings new ones; else from ``fixed`` and its index alone.
 
     Args:
         count: clips of an epoch.

@@ -32,7 +32,11 @@ def mask_pictures(method: MaskedPrediction, batch: Batch) -> list[Picture]:
     found = []
     for mask in masks:
         seen, hidden = _pixels(mask, lattice)
-        rows = {"clip": frames, "context": np.where(seen, frames, _HIDDEN), "targets": np.where(hidden, frames, _HIDDEN)}
+        rows = {
+            "clip": frames,
+            "context": np.where(seen, frames, _HIDDEN),
+            "targets": np.where(hidden, frames, _HIDDEN),
+        }
         picture = _draw({title: strip[shown] for title, strip in rows.items()}, [_frames(lattice, s) for s in shown])
         caption = mask_statistics(mask, lattice.count).sentence()
         found.append(Picture("Mask" if len(masks) == 1 else f"Mask {mask.name}", picture, caption))
