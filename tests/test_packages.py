@@ -56,7 +56,9 @@ def test_wheels_hold_all_that_is_no_code(root: Path, wheels: dict[str, Path]) ->
         assert files <= names[package], files - names[package]
         assert not any("tests" in name for name in names[package])
     assert all(f"jepa_{name}/recipes/quickstart.yaml" in names[name] for name in ("lidar", "vision"))
-    assert "jepa_vision/samples/clothing10/ATTRIBUTION.md" in names["vision"] and "jepa_core/py.typed" in names["core"]
+    assert "jepa_vision/video_recipes/quickstart.yaml" in names["vision"] and "jepa_core/py.typed" in names["core"]
+    samples = ("clothing10", "sign_digits")
+    assert all(f"jepa_vision/samples/{sample}/ATTRIBUTION.md" in names["vision"] for sample in samples)
 
 
 @pytest.mark.slow

@@ -67,8 +67,8 @@ def describe_side(side: ProbeSide, rows: Mapping[str, Describe], batch_size: int
         kept += places
         on_device = clips.to(device)
         for name, describe in rows.items():
-            for readout, features in describe(on_device).items():
-                parts.setdefault((name, readout), []).append(features.cpu())
+            for readout, rows_BD in describe(on_device).items():
+                parts.setdefault((name, readout), []).append(rows_BD.cpu())
     if not kept:
         raise ValueError(f"probe: expected labelled clips that can be read, got none of {len(side.labels)}")
     features = {key: torch.cat(found) for key, found in parts.items()}
