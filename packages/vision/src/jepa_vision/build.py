@@ -72,7 +72,7 @@ def build_method(
     front_end = PatchFrontEnd(patch)
     encoder = choose_encoder(options.encoder, patch_lattice(size, patch), front_end.channels)
     on_pixels = options.target.policy == "pixels"
-    return MaskedPrediction(
+    method = MaskedPrediction(
         front_end=front_end,
         encoder=encoder,
         target=_target(options, encoder, max_steps),
@@ -83,6 +83,11 @@ def build_method(
         normaliser=LayerNormalise() if options.target.normalise == "layer" else None,
         monitor_rows=monitor_rows,
     )
+    if options.weights is not None:
+        from jepa_vision.weights.start import fill  # it builds encoders too
+
+        fill(method, options, size, patch)
+    return method
 
 
 def _target(options: VisionSettings, encoder: VisionTransformer | TimmEncoder, max_steps: int) -> TargetEncoder:

@@ -1,0 +1,198 @@
+"""What must be known of an encoder and its predictor to build them again: sizes, patches, positions, normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from jepa_core.lattice import Lattice
+from jepa_core.nn.predictor import TransformerPredictor
+from jepa_vision.encoder import SIZES, Size, Stem, VisionTransformer
+from jepa_vision.frontend import IMAGENET_MEAN, IMAGENET_STD, PatchFrontEnd, patch_lattice
+from jepa_vision.positions import Positions, channel_order, channel_split, pairing_of, predictor_positions
+from jepa_vision.settings import VisionSettings
+
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class PredictorFacts:
+    """A predictor.
+
+    Attributes:
+        width, depth, heads, mlp_hidden: of its transformer.
+        output_width: D of its predictions.
+        mask_tokens: rows of its table of mask tokens.
+        token: the row that all masks take; None = each mask its own.
+        positions: its code, by the encoder's names; never ``stored``.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+    output_width: int
+    mask_tokens: int = 1
+    token: int | None = 0
+    positions: Positions = "sin_cos_xy"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An encoder, its input and its predictor.
+
+    Attributes:
+        size: of the transformer.
+        patch: ``([frames,] rows, columns)`` of a patch.
+        input_size: ``([frames,] height, width)`` that is usual; any multiple of the patch is possible.
+        stem, positions: see :class:`jepa_vision.encoder.VisionTransformer`.
+        norm_eps: of the layer norms.
+        mean, std: of each channel, of values in 0..1.
+        predictor: None = the encoder alone.
+    """
+
+    size: Size
+    patch: tuple[int, ...]
+    input_size: tuple[int, ...]
+    stem: Stem = "linear"
+    positions: Positions = "sin_cos_xy"
+    norm_eps: float = NORM_EPS
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    predictor: PredictorFacts | None = None
+
+    @property
+    def lattice(self) -> Lattice:
+        """Sites of an input of the usual size."""
+        return patch_lattice(self.input_size, self.patch)
+
+    @property
+    def is_video(self) -> bool:
+        """Clips rather than pictures."""
+        return len(self.patch) == 3
+
+    def without_predictor(self) -> Facts:
+        """The same encoder alone."""
+        return replace(self, predictor=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; :func:`facts_from_json` reads them back."""
+        return asdict(self)
+
+    def front_end(self) -> PatchFrontEnd:
+        """Normalises and cuts into patches."""
+        return PatchFrontEnd(self.patch, self.mean, self.std)
+
+    def encoder(self) -> VisionTransformer:
+        """An encoder with random weights."""
+        channels = len(self.mean) * math.prod(self.patch)
+        encoder = VisionTransformer(self.size, channels, self.lattice, self.stem, self.positions)
+        set_norm_eps(encoder, self.norm_eps)
+        return encoder
+
+    def build_predictor(self) -> TransformerPredictor:
+        """A predictor with random weights; there must be one."""
+        assert self.predictor is not None
+        wanted, lattice = self.predictor, self.lattice
+        predictor = TransformerPredictor(
+            lattice,
+            self.size.width,
+            wanted.width,
+            wanted.depth,
+            wanted.heads,
+            mlp_hidden=wanted.mlp_hidden,
+            output_width=wanted.output_width,
+            positions="rotary" if wanted.positions.startswith("rotary") else "sin_cos",
+            order=channel_order(wanted.positions, lattice),
+            channels=channel_split(wanted.positions, lattice, wanted.width),
+            pairing=pairing_of(wanted.positions),
+            mask_tokens=wanted.mask_tokens,
+            token=wanted.token,
+        )
+        set_norm_eps(predictor, self.norm_eps)
+        return predictor
+
+    def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Shapes of the tensors of ``encoder`` and, where there is one, ``predictor``, by our names."""
+        with torch.device("meta"):
+            parts: dict[str, nn.Module] = {"encoder": self.encoder()}
+            if self.predictor is not None:
+                parts["predictor"] = self.build_predictor()
+        return {
+            part: {key: tuple(value.shape) for key, value in module.state_dict().items()}
+            for part, module in parts.items()
+        }
+
+
+def facts_from_json(values: Mapping[str, Any]) -> Facts:
+    """The inverse of :meth:`Facts.as_json`.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value cannot be.
+    """
+    _check_names(values, Facts, "model")
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    size, inner = values["size"], values["predictor"]
+    _check_names(size, Size, "model.size")
+    given["size"] = Size(**size)
+    if inner is not None:
+        _check_names(inner, PredictorFacts, "model.predictor")
+        given["predictor"] = PredictorFacts(**inner)
+    for key, choices in (("stem", get_args(Stem)), ("positions", get_args(Positions))):
+        if given[key] not in choices:
+            raise ValueError(f"model.{key}: expected one of {', '.join(choices)}, got {given[key]!r}")
+    return Facts(**given)
+
+
+def facts_from_settings(options: VisionSettings, size: Sequence[int], patch: Sequence[int]) -> Facts:
+    """The facts of what a run builds on inputs of ``size`` in patches of ``patch``, as ``build_method`` takes them."""
+    encoder, predictor = options.encoder, options.predictor
+    own = SIZES[encoder.size]
+    channels = len(IMAGENET_MEAN) * math.prod(patch)
+    token = None if predictor.token < 0 else predictor.token
+    return Facts(
+        own,
+        tuple(patch),
+        tuple(size),
+        stem=encoder.stem,
+        positions=encoder.positions,
+        predictor=PredictorFacts(
+            predictor.width,
+            predictor.depth,
+            predictor.heads or own.heads,
+            4 * predictor.width,
+            channels if options.target.policy == "pixels" else own.width,
+            predictor.mask_tokens,
+            0 if predictor.mask_tokens == 1 else token,
+            predictor_positions(encoder.positions, len(patch)),
+        ),
+    )
+
+
+def set_norm_eps(module: nn.Module, eps: float) -> None:
+    """Gives all layer norms of a module this epsilon."""
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = eps
+
+
+def ratio_of(hidden: int, width: int) -> float:
+    """The MLP's ratio from which others compute ``int(width * ratio)``, so that they get ``hidden`` again."""
+    ratio = hidden / width
+    while int(width * ratio) < hidden:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
+
+
+def _check_names(values: Any, kind: type, name: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}: expected a section, got {values!r}")
+    wanted = {field.name for field in fields(kind)}
+    if set(values) != wanted:
+        unknown, missing = sorted(set(values) - wanted), sorted(wanted - set(values))
+        raise ValueError(f"{name}: expected {', '.join(sorted(wanted))}; unknown: {unknown}, missing: {missing}")
