@@ -1,29 +1,33 @@
 """The frozen-encoder probe: which class is this image? Logistic regression and nearest neighbours on pooled tokens.
 
-Two readouts: the mean of all tokens, and the means of the four quarters of the image side by side. Controls: the same
-encoder untrained with the same readouts, and the picture itself at 16 x 16 pixels.
+Two readouts: the mean of all tokens, and the means of the four quarters of the image side by side. The attentive probe
+reads all tokens. Controls: the same encoder untrained with the same readouts, and the picture itself at 16 x 16 pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_core.contracts import BadSample, Measurement, ProbeTable
+from jepa_core.contracts import BadSample, Measurement, ProbeTable, Tokens
+from jepa_core.evaluate.attentive import AttentiveSettings, TokenSet, attentive_probe_accuracy
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.image_data import Images, Splits
 from jepa_vision.image_files import Record
-from jepa_vision.readouts import LINEAR, frozen_tokens, mean_token, measure, quarters
+from jepa_vision.readouts import ATTENTIVE, COLUMNS, frozen_tokens, mean_token, measure, quarters
 from jepa_vision.settings import VisionProbeSettings
 
 MEAN, QUARTERS = "", ", 2x2"
 RAW_SIDE = 16
+ATTENTIVE_LRS, ATTENTIVE_SEED = (3e-3, 1e-3, 3e-4), 0
+MOST_TOKEN_BYTES = 2 * 2**30
+"""Tokens of one side of the split that take more than this are not kept."""
 
 Features = Mapping[str, Tensor]
 
@@ -86,6 +90,12 @@ class ImageProbe:
         train, test = self._features(method, self.train), self._features(method, self.test)
         for readout in (MEAN, QUARTERS):
             self._measure(name, readout, train[readout], test[readout])
+        if "attentive" in self.settings.heads:
+            sides = self._tokens(method, self.train), self._tokens(method, self.test)
+            heads = cast(Any, method.encoder).size.heads
+            settings = AttentiveSettings(heads, lrs=ATTENTIVE_LRS, seed=ATTENTIVE_SEED)
+            found = attentive_probe_accuracy(*sides, settings, self.device).accuracy
+            self.rows[name][ATTENTIVE] = Measurement(found.value, found.stderr)
 
     def add_raw(self) -> None:
         """The row of the pictures themselves."""
@@ -93,19 +103,36 @@ class ImageProbe:
         self._measure("raw", MEAN, train, test)
 
     def _measure(self, name: str, readout: str, train: Tensor, test: Tensor) -> None:
-        found = measure((train, self.train.labels), (test, self.test.labels), self.settings.neighbours)
+        found = measure(
+            (train, self.train.labels), (test, self.test.labels), self.settings.neighbours, heads=self.settings.heads
+        )
         row = self.rows.setdefault(name, {})
         row.update({f"{metric}{readout}": figure for metric, figure in found.items()})
 
     def _features(self, method: MaskedPrediction, side: Side) -> Features:
         parts: dict[str, list[Tensor]] = {MEAN: [], QUARTERS: []}
-        for start in range(0, len(side.labels), self.settings.batch_size):
-            chunk = torch.from_numpy(side.pictures[start : start + self.settings.batch_size])
-            images = chunk.permute(0, 3, 1, 2).to(self.device)
-            tokens = frozen_tokens(method, self.settings.encoder, images)
+        for places in torch.arange(len(side.labels)).split(self.settings.batch_size):
+            tokens = self._encode(method, side, places)
             parts[MEAN].append(mean_token(tokens).cpu())
             parts[QUARTERS].append(quarters(tokens).cpu())
         return {readout: torch.cat(found) for readout, found in parts.items()}
+
+    def _encode(self, method: MaskedPrediction, side: Side, places: Tensor) -> Tokens:
+        images = torch.from_numpy(side.pictures[places.numpy()]).permute(0, 3, 1, 2).to(self.device)
+        return frozen_tokens(method, self.settings.encoder, images, self.settings.layer)
+
+    def _tokens(self, method: MaskedPrediction, side: Side) -> TokenSet:
+        """All tokens of a side: kept where they fit into memory, else computed each time they are asked for."""
+
+        def compute(places: Tensor) -> Tensor:
+            chunks = places.cpu().split(self.settings.batch_size)
+            return torch.cat([self._encode(method, side, chunk).features.float() for chunk in chunks])
+
+        one = compute(torch.zeros(1, dtype=torch.long))
+        if one.nbytes * len(side.labels) > MOST_TOKEN_BYTES:
+            return TokenSet(compute, side.labels)
+        every = torch.arange(len(side.labels)).split(self.settings.batch_size)
+        return TokenSet(torch.cat([compute(places).cpu() for places in every]), side.labels)
 
     def table(self) -> ProbeTable:
         """All rows so far."""
@@ -116,6 +143,14 @@ class ImageProbe:
             f"frequent class is {share:.3f} of them; kNN with {self.settings.neighbours} neighbours; raw is the image "
             f"at {RAW_SIDE} x {RAW_SIDE} pixels"
         )
+        if "attentive" in self.settings.heads:
+            rates = ", ".join(f"{lr:g}" for lr in ATTENTIVE_LRS)
+            note += f"; attentive: V-JEPA's probe, the learning rate ({rates}) chosen on a fifth of the training images"
+        if self.settings.layer >= 0:
+            note += f"; features are the output of block {self.settings.layer}, before any norm"
         if left_out:
             note += f"; {left_out} unreadable images left out"
-        return ProbeTable(LINEAR, self.rows, len(self.test.labels), note)
+        return ProbeTable(self._leading(), self.rows, len(self.test.labels), note)
+
+    def _leading(self) -> str:
+        return COLUMNS[self.settings.heads[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,15 +13,27 @@ from jepa_core.contracts import Measurement, Tokens
 from jepa_core.evaluate.probes import knn_accuracy, linear_probe_accuracy
 from jepa_core.methods.masked import MaskedPrediction
 
-LINEAR, KNN = "linear", "kNN"
+LINEAR, KNN, ATTENTIVE = "linear", "kNN", "attentive"
+COLUMNS = {"linear": LINEAR, "knn": KNN, "attentive": ATTENTIVE}
+"""Columns of a probe's table by the name of what reads the features."""
 
 
 @torch.no_grad()
-def frozen_tokens(method: MaskedPrediction, which: str, inputs: Tensor) -> Tokens:
-    """Tokens of whole inputs, uint8 on the method's device; ``which`` encoder: ``online`` or ``target``."""
+def frozen_tokens(method: MaskedPrediction, which: str, inputs: Tensor, layer: int = -1) -> Tokens:
+    """Tokens of whole inputs.
+
+    Args:
+        method: its front end and encoders are used.
+        which: encoder, ``online`` or ``target``.
+        inputs: uint8, on the method's device.
+        layer: the block whose output is given, counted from 0, before any norm; -1 = the last one after its norm.
+    """
     encoder: Any = cast(Any, method.target).encoder if which == "target" else method.encoder
     patches, _ = method.front_end(inputs, torch.zeros(len(inputs), dtype=torch.long, device=inputs.device))
-    return cast(Tokens, encoder(patches, None))
+    if layer < 0:
+        return cast(Tokens, encoder(patches, None))
+    tokens = cast(Tokens, encoder.forward_layers(patches, None, (layer,)))
+    return tokens.with_features(tokens.layers[f"block_{layer}"])
 
 
 def mean_token(tokens: Tokens) -> Tensor:
@@ -65,6 +78,7 @@ def measure(
     test: tuple[Tensor, Tensor],
     neighbours: int,
     groups: tuple[Tensor | None, Tensor | None] = (None, None),
+    heads: Sequence[str] = ("linear", "knn"),
 ) -> dict[str, Measurement]:
     """Logistic regression and nearest neighbours on features ``[N, D]`` with labels ``[N]``.
 
@@ -72,7 +86,13 @@ def measure(
         train, test: features and labels.
         neighbours: k, at most the training rows.
         groups: recording of each training and each test row; None = each row is its own.
+        heads: which of the two; other names are passed over.
     """
-    linear = linear_probe_accuracy(*train, *test, *groups).accuracy
-    knn = knn_accuracy(*train, *test, k=min(neighbours, len(train[0])), test_groups=groups[1])
-    return {LINEAR: Measurement(linear.value, linear.stderr), KNN: Measurement(knn.value, knn.stderr)}
+    found = {}
+    if "linear" in heads:
+        linear = linear_probe_accuracy(*train, *test, *groups).accuracy
+        found[LINEAR] = Measurement(linear.value, linear.stderr)
+    if "knn" in heads:
+        knn = knn_accuracy(*train, *test, k=min(neighbours, len(train[0])), test_groups=groups[1])
+        found[KNN] = Measurement(knn.value, knn.stderr)
+    return found

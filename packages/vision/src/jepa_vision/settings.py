@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jepa_core.checks import hint
 from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
+from jepa_vision.encoder import SIZES
+
+PROBE_HEADS = ("linear", "knn", "attentive")
 
 
 @dataclass
@@ -197,6 +201,9 @@ class VisionProbeSettings:
         train_images: images the probe is fitted on, at most; 0 = all.
         test_images: images it is tested on, at most; 0 = all.
         encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
+        layer: the block whose output is probed, counted from 0, before any norm; -1 = the last one after its norm.
+        heads: what reads the features: ``linear`` and ``knn`` (pooled tokens), ``attentive`` (V-JEPA's probe, on all
+            tokens). The first leads the table.
         batch_size: images embedded at a time.
     """
 
@@ -205,7 +212,19 @@ class VisionProbeSettings:
     train_images: int = 0
     test_images: int = 0
     encoder: Literal["online", "target"] = "online"
+    layer: int = -1
+    heads: list[str] = field(default_factory=lambda: ["linear", "knn"])
     batch_size: int = 64
+
+    def validate(self) -> None:
+        """Names that are no head of a probe, and none at all."""
+        if not self.heads:
+            raise ValueError(f"heads: expected some of {', '.join(PROBE_HEADS)}, got none")
+        for name in self.heads:
+            if name not in PROBE_HEADS:
+                raise ValueError(
+                    f"heads: expected some of {', '.join(PROBE_HEADS)}, got {name!r}{hint(name, PROBE_HEADS)}"
+                )
 
 
 @dataclass
@@ -230,6 +249,8 @@ class VisionRun(RunSettings):
         check_view(self.data.height, self.data.width, self.vision.encoder.patch, self.data.augment)
         self._check_masking()
         check_method(self.vision, self.probe.encoder)
+        if self.vision.encoder.timm is None:
+            check_between("probe.layer", self.probe.layer, -1, SIZES[self.vision.encoder.size].depth - 1)
         for key in ("neighbours", "batch_size"):
             check_between(f"probe.{key}", getattr(self.probe, key), 1, float("inf"))
         for key in ("train_images", "test_images"):
