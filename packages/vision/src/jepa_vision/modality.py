@@ -16,6 +16,7 @@ from jepa_vision.build import build_method
 from jepa_vision.probe import ImageProbe
 from jepa_vision.settings import VisionRun
 from jepa_vision.sources import choose_root, images_of, size_of, splits_of, training_source
+from jepa_vision.weights.start import choice, untrained_rows
 
 
 class VisionModality:
@@ -53,7 +54,7 @@ class VisionModality:
         ]
         if splits.test:
             rows.append(("held back", f"{len(splits.test)} images", splits.note))
-        return rows
+        return [*rows, *choice(config.vision)]
 
     def probe(self, config: VisionRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable | None:
         """Frozen features against the controls; None when switched off or where there are no classes to probe with."""
@@ -63,7 +64,8 @@ class VisionModality:
             return None
         probe = ImageProbe(splits, size_of(config), config.probe, device)
         probe.add("trained", cast(MaskedPrediction, trained))
-        probe.add("untrained", cast(MaskedPrediction, untrained))
+        for name, method in untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device).items():
+            probe.add(name, method)
         probe.add_raw()
         return probe.table()
 
@@ -74,7 +76,10 @@ class VisionModality:
         return mask_pictures(cast(MaskedPrediction, method), batch)
 
     def add_commands(self, subparsers: Any) -> None:
-        """Brings none."""
+        """``jepa data show-weights`` and ``jepa data convert-weights``."""
+        from jepa_vision.commands import add_weights_commands
+
+        add_weights_commands(subparsers)
 
 
 MODALITY = VisionModality()

@@ -179,6 +179,11 @@ class VisionSettings:
         predictor: see there.
         target: see there.
         energy: ``smooth_l1`` (I-JEPA's code), ``l2`` (its paper; the masked autoencoder) or ``l1``.
+        weights: what training starts from: a released .pth.tar or .pt file, a folder of transformers, timm or jepakit,
+            or the folder of a run; None = random weights. It must fit the encoder and predictor set here.
+        weights_copy: of weights that have both: ``teacher`` (the moving average, which the papers evaluate) or
+            ``student``; it fills the encoder and its moving average.
+        weights_parts: ``all`` (encoder and predictor) or ``encoder`` (a random predictor).
         variance_weight: weight of variance hinge and covariance of the batch's mean context features; 0 = none. Small
             encoders lose rank without it.
     """
@@ -188,6 +193,9 @@ class VisionSettings:
     predictor: PredictorSettings = field(default_factory=PredictorSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
     energy: Literal["smooth_l1", "l2", "l1"] = "smooth_l1"
+    weights: str | None = None
+    weights_copy: Literal["teacher", "student"] = "teacher"
+    weights_parts: Literal["all", "encoder"] = "all"
     variance_weight: float = 0.0
 
 
@@ -300,6 +308,10 @@ def check_method(options: VisionSettings, probed: str) -> None:
     check_between("vision.target.momentum_start", target.momentum_start, 0, 1)
     check_between("vision.target.momentum_end", target.momentum_end, 0, 1)
     check_between("vision.variance_weight", options.variance_weight, 0, float("inf"))
+    if options.encoder.timm is not None and options.weights is not None:
+        raise ValueError("vision.weights: expected null beside vision.encoder.timm, which starts untrained, got a path")
+    if options.encoder.positions == "stored" and options.weights is None:
+        raise ValueError("vision.encoder.positions: stored needs vision.weights, which bring the table, got none")
     if probed == "target" and target.policy != "ema":
         raise ValueError(f"probe.encoder: target needs vision.target.policy=ema, got {target.policy}")
 
