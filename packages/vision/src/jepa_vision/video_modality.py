@@ -15,9 +15,11 @@ from jepa_core.contracts import Batch, Masker, Method, Picture, ProbeTable, Samp
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.block import TubeMasker, Tubes
 from jepa_core.masking.random import RandomMasker
+from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_clips
+from jepa_vision.frontend import PatchFrontEnd
 from jepa_vision.video_settings import VideoMaskingSettings, VideoRun
 from jepa_vision.video_sources import describe, probe_split, size_of, training_source
 from jepa_vision.weights.start import choice, untrained_rows
@@ -27,7 +29,7 @@ class VideoModality:
     """See :class:`jepa_core.contracts.Modality`."""
 
     name = "video"
-    schema = VideoRun
+    schema: type = VideoRun
     recipes = files("jepa_vision") / "video_recipes"
 
     def build(self, config: VideoRun) -> Method:
@@ -42,6 +44,12 @@ class VideoModality:
             config.monitor.rows,
         )
         return cast(Method, method)
+
+    def masking(self, config: VideoRun) -> MaskSource:
+        """Masks of this configuration; see :class:`jepa_core.masking.source.MakesMasks`."""
+        encoder = config.vision.encoder
+        front_end = PatchFrontEnd((encoder.tubelet, encoder.patch, encoder.patch))
+        return MaskSource(front_end, build_masker(config.vision.masking))
 
     def sources(self, config: VideoRun) -> SampleSource:
         """Training clips."""
