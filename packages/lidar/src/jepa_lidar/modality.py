@@ -12,6 +12,7 @@ from torch import nn
 from jepa_core.anticollapse import VarianceHinge
 from jepa_core.contracts import Batch, Energy, Method, Picture, ProbeTable, SampleSource, TargetEncoder
 from jepa_core.energy import BinaryCrossEntropy, Cosine
+from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.methods.masked import KindToken, MaskedPrediction, Regulariser, TargetNormaliser
 from jepa_core.targets import EmaTarget, MomentumSchedule, RawTarget, Standardise, StopGradientTarget, Whiten
 from jepa_lidar.bev_encoder import BevEncoder
@@ -23,7 +24,7 @@ from jepa_lidar.occupancy import CellOccupancy
 from jepa_lidar.predictor import BevPredictor
 from jepa_lidar.probe import run_probe
 from jepa_lidar.settings import SIMULATED, LidarRun
-from jepa_lidar.sources import choose_root, held_back, probe_split, training_source
+from jepa_lidar.sources import choose_root, evaluation_source, held_back, probe_split, training_source
 from jepa_lidar.sparse import choose_backend
 
 # Positive sub-voxels are rare; the reconstruction control weighs them by this.
@@ -65,6 +66,10 @@ class LidarModality:
             return None
         split = probe_split(config)
         return None if split is None else run_probe(split, GRIDS[config.data.grid], trained, untrained, device)
+
+    def evaluation(self, config: LidarRun, split: Split) -> LabelledSource | None:
+        """Scans as they were recorded, with their drives."""
+        return evaluation_source(config, split)
 
     def pictures(self, config: LidarRun, method: Method, batch: Batch) -> Sequence[Picture]:
         """The mask of the first scan and the scan itself."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from jepa_core.contracts import BadSample
+from jepa_core.evaluation_source import Labelled, Split
 from jepa_lidar.augment import Augment
 from jepa_lidar.data import Frame, LidarScans, SimulatedScans, in_view, sensor_for
 from jepa_lidar.geometry import GRIDS, VoxelGrid, points_in_boxes
@@ -87,6 +88,33 @@ def probe_split(config: LidarRun) -> ProbeSplit | None:
     if root == SIMULATED:
         return _simulated_split(config, grid)
     return _recorded_split(config, _scans(config, root))
+
+
+def evaluation_source(config: LidarRun, split: Split) -> Labelled | None:
+    """Scans without augmentation, each with its drive as group; a scan has no class. None where the split is empty.
+
+    Raises:
+        ValueError: all simulated scenes are asked for.
+    """
+    root, grid = choose_root(config).root, GRIDS[config.data.grid]
+    if root == SIMULATED:
+        return _unlabelled(_evaluated_scenes(config, grid, split))
+    scans = _scans(config, root)
+    chosen = [frame.index for frame, part in _parts(config, scans) if split in ("all", part)]
+    return _unlabelled(scans.subset(chosen).without_augmentation()) if chosen else None
+
+
+def _evaluated_scenes(config: LidarRun, grid: VoxelGrid, split: Split) -> SimulatedScans:
+    if split == "all":
+        raise ValueError("split: simulated scenes have no end; choose train or test")
+    count, seed = config.data.scenes, config.seed
+    if split == "test":
+        count, seed = config.probe.test_scans, PROBE_TEST_SEED
+    return SimulatedScans(count, grid, _sensor(config, grid), fresh=False, seed=seed, view_deg=config.data.view_deg)
+
+
+def _unlabelled(scans: LidarScans | SimulatedScans) -> Labelled:
+    return Labelled(scans, [None] * len(scans), [scans.group(index) for index in range(len(scans))])
 
 
 def _sensor(config: LidarRun, grid: VoxelGrid) -> Sensor:
