@@ -7,12 +7,15 @@ from importlib.resources import files
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from jepa_core.contracts import Batch, Masker, Method, Picture, ProbeTable, SampleSource
+from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.block import MultiBlockMasker
 from jepa_core.masking.random import RandomMasker
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.build import build_method
+from jepa_vision.evaluation import labelled_images
 from jepa_vision.probe import ImageProbe
 from jepa_vision.settings import VisionRun
 from jepa_vision.sources import choose_root, images_of, size_of, splits_of, training_source
@@ -69,11 +72,25 @@ class VisionModality:
         probe.add_raw()
         return probe.table()
 
+    def evaluation(self, config: VisionRun, split: Split) -> LabelledSource | None:
+        """Centre cuts with their classes."""
+        return labelled_images(config, split)
+
     def pictures(self, config: VisionRun, method: Method, batch: Batch) -> Sequence[Picture]:
         """Masks over the first images."""
         from jepa_vision.pictures import mask_pictures
 
         return mask_pictures(cast(MaskedPrediction, method), batch)
+
+    def feature_pictures(
+        self, config: VisionRun, trained: Method, untrained: Method, batch: Batch
+    ) -> Sequence[Picture]:
+        """Feature maps of the first images."""
+        from jepa_vision.feature_maps import feature_pictures
+
+        device = cast(Tensor, batch.inputs).device
+        controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
+        return feature_pictures({"trained": cast(MaskedPrediction, trained), **controls}, batch)
 
     def add_commands(self, subparsers: Any) -> None:
         """``jepa data show-weights`` and ``jepa data convert-weights``."""
