@@ -27,7 +27,10 @@ FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["hat", "shoe"], "_t
 
 
 def table(
-    contents: Sequence[bytes | None], labels: list[Any] | None, features: dict[str, Any] | None = None, image: str = "image"
+    contents: Sequence[bytes | None],
+    labels: list[Any] | None,
+    features: dict[str, Any] | None = None,
+    image: str = "image",
 ) -> pa.Table:
     columns: dict[str, pa.Array] = {image: pa.array([{"bytes": content, "path": "a.png"} for content in contents])}
     if labels is not None:

@@ -198,3 +198,8 @@ def test_clips_are_refused() -> None:
     wanted = configured("ijepa_vith14", *PLAIN).vision.encoder
     with pytest.raises(ValueError, match="vision.encoder.timm: expected null for clips"):
         build_timm_encoder(wanted, patch_lattice((4, 32, 32), (2, 8, 8)))
+
+
+def test_weights_beside_it_are_refused() -> None:
+    with pytest.raises(ConfigError, match="vision.weights: expected null beside vision.encoder.timm"):
+        configured("ijepa_vith14", *PLAIN, "vision.weights=somewhere")

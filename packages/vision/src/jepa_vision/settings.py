@@ -44,8 +44,8 @@ class VisionDataSettings(DataSettings):
     """Images.
 
     Attributes:
-        root: folder of images, of tar shards or of .npz files; None = ``JEPA_DATA``/images/clothing10, then the small
-            copy of it in the package.
+        root: folder of images, of tar shards, of .npz or .parquet files, or one that ``Dataset.save_to_disk`` wrote;
+            None = ``JEPA_DATA``/images/clothing10, then the small copy of it in the package.
         height, width: input size in pixels, a multiple of ``vision.encoder.patch``.
         augment: see there.
     """
