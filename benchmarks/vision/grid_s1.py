@@ -6,7 +6,8 @@ Each seed pre-trains an encoder with the recipe and its masked-autoencoder contr
 labels. Features of the frozen encoders, of the same encoder untrained, of the frames at 16 x 16 pixels and of their
 mean are reduced to 150 principal components; a logistic regression whose strength is chosen by cross-validation within
 the training clips is tested once. All rows see the same clips. Speech is tied to the time of the clip, so that features
-are those of each time step, side by side: the mean of its tokens, and all its tokens.
+are those of each time step, side by side: the mean of its tokens, or all its tokens; "changes" is without their mean
+over the clip's time. To choose settings, look at "within_train", the cross-validation within the training clips.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepa_core.config import compose
-from jepa_core.evaluate.probes import Estimate, linear_probe_accuracy
+from jepa_core.evaluate.probes import linear_probe_accuracy
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.plugins import find_recipe
 from jepa_core.seeds import draws
 from jepa_core.train.run import build_method
-from jepa_vision.readouts import compress, each_step, frozen_tokens
+from jepa_vision.readouts import compress, frozen_tokens
 from jepa_vision.video_files import VideoList, VideoRecord, find_videos
 from jepa_vision.video_modality import VideoModality
 from jepa_vision.video_probe import mean_frame, raw_frames
@@ -46,7 +47,18 @@ PARTS = 150
 SPARE = 1.125  # clips are kept this much larger than the input, for random crops
 CROP_STREAM = 331
 MAE = ["vision.target.policy=pixels", "vision.energy=l2", "vision.variance_weight=0.0"]
-Table = dict[str, dict[str, Estimate]]
+Features = Mapping[str, Tensor]
+
+
+class Figure(NamedTuple):
+    """Accuracy on held-out clips with its error, and in cross-validation within the training clips."""
+
+    value: float
+    stderr: float
+    within_train: float
+
+
+Table = dict[str, dict[str, Figure]]
 
 
 class KeptClips:
@@ -125,33 +137,48 @@ def pretrain(config: VideoRun, kept: KeptClips) -> MaskedPrediction:
     return cast(MaskedPrediction, method)
 
 
-def encoder_features(method: MaskedPrediction, kept: KeptClips) -> dict[str, Tensor]:
-    """Features of each time step, side by side: the mean of its tokens, and all its tokens."""
+def encoder_features(method: MaskedPrediction, kept: KeptClips) -> Features:
+    """Of each time step the mean of its tokens, and all its tokens."""
     means, whole = [], []
     for start in range(0, len(kept), 20):
         tokens = frozen_tokens(method, "online", kept.middle(start, start + 20))
-        means.append(each_step(tokens))
-        whole.append(tokens.features.float().flatten(1))
-    return {"means of steps": torch.cat(means), "all tokens": torch.cat(whole)}
+        steps = tokens.features.float().unflatten(1, (tokens.lattice.sizes[0], -1))
+        means.append(steps.mean(2))
+        whole.append(steps.flatten(2))
+    return with_changes({"means": torch.cat(means), "all tokens": torch.cat(whole)})
 
 
-def pixel_features(kept: KeptClips, still: bool) -> dict[str, Tensor]:
-    """Frames at 16 x 16 pixels, or their mean."""
-    describe = mean_frame if still else raw_frames
-    found = [describe(kept.middle(start, start + 20))[""] for start in range(0, len(kept), 20)]
+def pixel_features(kept: KeptClips) -> Features:
+    """Of each frame its pixels at 16 x 16."""
+    found = [raw_frames(kept.middle(start, start + 20))[""] for start in range(0, len(kept), 20)]
+    return with_changes({"pixels": torch.cat(found).unflatten(1, (kept.clips.shape[1], -1))})
+
+
+def still_features(kept: KeptClips) -> Features:
+    """The mean frame."""
+    found = [mean_frame(kept.middle(start, start + 20))[""] for start in range(0, len(kept), 20)]
     return {"pixels": torch.cat(found)}
 
 
-def measure(
-    fitted: Mapping[str, Tensor], tested: Mapping[str, Tensor], labels: Mapping[str, tuple[Tensor, Tensor]]
-) -> dict[str, Estimate]:
-    """Accuracy by readout and what is asked."""
-    found: dict[str, Estimate] = {}
+def with_changes(features: Mapping[str, Tensor]) -> Features:
+    """Features ``[N, T, D]`` as rows, as they are and as what differs from their mean over the clip's time."""
+    found = {}
+    for name, x in features.items():
+        found[name] = x.flatten(1)
+        found[f"{name}, changes"] = (x - x.mean(1, keepdim=True)).flatten(1)
+    return found
+
+
+def measure(fitted: Features, tested: Features, labels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Figure]:
+    """Accuracies by readout and what is asked."""
+    found: dict[str, Figure] = {}
     for readout, features in fitted.items():
         train, test = compress(features, tested[readout], PARTS)
         for column, (train_labels, test_labels) in labels.items():
             result = linear_probe_accuracy(train, train_labels, test, test_labels)
-            found[f"{column}, {readout}"] = result.accuracy
+            found[f"{column}, {readout}"] = Figure(
+                result.accuracy.value, result.accuracy.stderr, max(result.validation.values())
+            )
     return found
 
 
@@ -184,10 +211,14 @@ def summary(tables: Sequence[Table], fixed: Table) -> dict[str, Any]:
                 "mean": statistics.mean(values),
                 "stderr": statistics.mean(table[name][column].stderr for table in tables),
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
+                "within_train": statistics.mean(table[name][column].within_train for table in tables),
                 "values": values,
             }
     for name, columns in fixed.items():
-        rows[name] = {column: {"mean": one.value, "stderr": one.stderr} for column, one in columns.items()}
+        rows[name] = {
+            column: {"mean": one.value, "stderr": one.stderr, "within_train": one.within_train}
+            for column, one in columns.items()
+        }
     return rows
 
 
@@ -213,10 +244,10 @@ def main() -> None:
         for column in arguments.columns
     }
     fixed = {
-        name: measure(pixel_features(kept[0], still), pixel_features(kept[1], still), labels)
-        for name, still in (("raw", False), ("mean frame", True))
+        name: measure(describe(kept[0]), describe(kept[1]), labels)
+        for name, describe in (("raw", pixel_features), ("mean frame", still_features))
     }
-    print(json.dumps(fixed), flush=True)
+    print(fixed, flush=True)
     tables = [one_seed(seed, arguments, kept, labels) for seed in arguments.seeds]
     rows = summary(tables, fixed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +258,7 @@ def main() -> None:
         )
     )
     for name, columns in rows.items():
-        print(name, {column: round(cell["mean"], 3) for column, cell in columns.items()})
+        print(name, {key: (round(cell["mean"], 3), round(cell["within_train"], 3)) for key, cell in columns.items()})
 
 
 if __name__ == "__main__":
