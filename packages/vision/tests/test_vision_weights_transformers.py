@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,12 +18,13 @@ from vision_weights_cases import (
     noise,
     normalised,
     predicted,
+    released,
     shaken,
     small_predictor,
 )
 
 from jepa_vision.encoder import Size
-from jepa_vision.weights import VisionModel, WeightsError
+from jepa_vision.weights import Hints, VisionModel, WeightsError
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
@@ -307,6 +308,23 @@ def test_timms_own_ijepa_architecture_is_read() -> None:
     ours = VisionModel.from_timm(shaken(theirs))
     images = noise(2, 28, 28)
     torch.testing.assert_close(ours.features(images), theirs(normalised(ours, images)), atol=1e-5, rtol=1e-5)
+
+
+def test_timm_reads_a_released_ijepa_as_this_does(tmp_path: Path) -> None:
+    """An independent reader of the released layout; it takes the student."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    made = model(facts(16, 16, predictor=small_predictor()))
+    release = released(made, "module.")
+    torch.save(release, tmp_path / "w.pth.tar")
+    hints = Hints(heads=3, predictor_heads=3)
+    ours = VisionModel.from_official(tmp_path / "w.pth.tar", "student", hints=hints)
+    theirs = cast(Any, made.to_timm())
+    theirs.load_state_dict(checkpoint_filter_fn(release, theirs))
+    images = noise(2, 16, 16)
+    expected = theirs.double()(normalised(ours.double(), images))
+    torch.testing.assert_close(ours.features(images), expected, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(ours.features(images), made.double().features(images))
 
 
 @pytest.mark.parametrize(

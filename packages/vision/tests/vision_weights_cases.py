@@ -107,9 +107,8 @@ def _predictor(made: VisionModel, wrapper: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in made.predictor.state_dict().items():
         if key == "mask_tokens":
-            names = (
-                ["mask_token"] if made.facts.patch == (4, 4) else [f"mask_tokens.{row}" for row in range(len(value))]
-            )
+            several = [f"mask_tokens.{row}" for row in range(len(value))]
+            names = several if made.facts.is_video else ["mask_token"]
             state |= {wrapper + name: row.view(1, 1, -1).clone() for name, row in zip(names, value, strict=True)}
             continue
         for ours, theirs in (("embed.", "embed."), ("project.", "proj."), ("transformer.", "")):

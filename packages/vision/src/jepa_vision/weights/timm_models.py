@@ -161,7 +161,7 @@ def _check(model: Any, origin: str) -> None:
     """Refuses what no key tells: other activations, norms elsewhere, a class token."""
     if getattr(model, "num_prefix_tokens", 0) or model.pos_embed is None:
         raise WeightsError(f"{origin}: expected a position table and neither class nor register tokens")
-    if type(model.norm).__mro__.count(nn.LayerNorm) == 0:
+    if not isinstance(model.norm, nn.LayerNorm):
         raise WeightsError(f"{origin}: expected a layer norm of the tokens before they are averaged (fc_norm=False)")
     if not hasattr(model.blocks[0], "attn") or not hasattr(model.blocks[0], "mlp"):
         raise WeightsError(f"{origin}: expected blocks of attention and an MLP, got {type(model.blocks[0]).__name__}")
