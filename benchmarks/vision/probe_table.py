@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 
 from jepa_core.config import compose
+from jepa_core.contracts import Measurement
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.modality import MODALITY
 from jepa_vision.probe import ImageProbe
@@ -32,6 +33,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from common import hardware, spread, train  # noqa: E402  # beside the benchmarks, in no package
 
+Row = dict[str, Measurement]
 COLUMNS = ("linear", "kNN", "linear, 2x2", "kNN, 2x2")
 # Hand-made features on the same split, from the data's READMEs: what is worth knowing beside ours.
 HAND_MADE = {
@@ -52,15 +54,21 @@ def trained(config: VisionRun, runs: Path, name: str) -> tuple[MaskedPrediction,
     return cast(MaskedPrediction, method), cost
 
 
-def run_seed(data: str, recipe: str, control: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
-    """All rows of one seed; ``control`` is a recipe, or ``none``."""
+def run_seed(
+    data: str, recipe: str, control: str, seed: int, runs: Path, overrides: list[str], raw: Row | None
+) -> tuple[dict[str, Any], Row]:
+    """All rows of one seed; ``control`` is a recipe, or ``none``; ``raw`` is that row where another seed has it already,
+    since the pictures do not depend on the seed. The second result is that row."""
     config = config_for(data, recipe, seed, overrides)
     # Before training: without its probe a run would hold back nothing from data that name no test split.
     splits = splits_of(config, images_of(config))
     probe = ImageProbe(splits, size_of(config), config.probe, torch.device("cpu"))
     torch.manual_seed(seed)
     untrained = cast(MaskedPrediction, MODALITY.build(config)).eval()
-    probe.add_raw()
+    if raw is None:
+        probe.add_raw()
+    else:
+        probe.rows["raw"] = raw
     probe.add("untrained", untrained)
     name, costs = Path(data).name, {}
     method, costs["trained"] = trained(config, runs, f"{name}-{recipe}-{seed}")
@@ -72,7 +80,7 @@ def run_seed(data: str, recipe: str, control: str, seed: int, runs: Path, overri
         probe.settings = settings.probe
         probe.add(control, method)
     rows = {row: {column: vars(found) for column, found in figures.items()} for row, figures in probe.rows.items()}
-    return {
+    found = {
         "data": name,
         "recipe": recipe,
         "seed": seed,
@@ -83,14 +91,16 @@ def run_seed(data: str, recipe: str, control: str, seed: int, runs: Path, overri
         "cost": costs,
         "hardware": hardware(),
     }
+    return found, probe.rows["raw"]
 
 
 def run(args: argparse.Namespace) -> None:
     """One JSON file a seed."""
     (HERE / "results").mkdir(exist_ok=True)
+    raw: Row | None = None
     for seed in args.seeds:
         start = time.time()
-        found = run_seed(args.data, args.recipe, args.control, seed, args.runs, args.overrides)
+        found, raw = run_seed(args.data, args.recipe, args.control, seed, args.runs, args.overrides, raw)
         path = HERE / "results" / f"{found['data']}-{args.recipe}-seed{seed}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"wrote {path.name} after {time.time() - start:.0f} s")
