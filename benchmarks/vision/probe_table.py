@@ -57,8 +57,10 @@ def trained(config: VisionRun, runs: Path, name: str) -> tuple[MaskedPrediction,
 def run_seed(
     data: str, recipe: str, control: str, seed: int, runs: Path, overrides: list[str], raw: Row | None
 ) -> tuple[dict[str, Any], Row]:
-    """All rows of one seed; ``control`` is a recipe, or ``none``; ``raw`` is that row where another seed has it already,
-    since the pictures do not depend on the seed. The second result is that row."""
+    """All rows of one seed, and the row of the pictures themselves.
+
+    ``control`` is a recipe, or ``none``; ``raw`` is the latter row where another seed has measured it already.
+    """
     config = config_for(data, recipe, seed, overrides)
     # Before training: without its probe a run would hold back nothing from data that name no test split.
     splits = splits_of(config, images_of(config))
