@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 
 import pytest
@@ -13,7 +12,9 @@ from torch import Tensor
 from jepa_core.contracts import Grid, Mask, Masker, Sites
 from jepa_core.lattice import Lattice
 from jepa_core.masking.block import LONG, SHORT, MultiBlockMasker, TubeMasker, Tubes
-from jepa_core.masking.statistics import coverage, mask_statistics
+from jepa_core.masking.layout import cover, covered_by_any, draw_places
+from jepa_core.masking.random import RandomMasker
+from jepa_core.masking.statistics import MaskTally, coverage, mask_statistics
 
 
 def lattice(*sizes: int) -> Lattice:
@@ -41,23 +42,31 @@ def mean_target(masks: Sequence[tuple[Mask, ...]], place: int = 0) -> float:
 # ------------------------------------------------------------------------------------------------------------ I-JEPA
 
 
+class EvenSizes(MultiBlockMasker):
+    """Goes evenly through the draws of both sizes: they move lengths more than all else, and are no question here."""
+
+    def sides(self, lattice: Lattice, batch_seed: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        step = batch_seed // 7919
+        return self._target(lattice, step * 0.6180339887 % 1), self._context(lattice, step * 0.7548776662 % 1)
+
+
 @pytest.mark.parametrize(
     ("batch", "side", "expected", "batches"),
-    # Mean context tokens of the released collator at these batch sizes.
-    [(8, 14, 64.1, 900), (32, 14, 56.5, 700), (128, 14, 50.6, 300), (8, 16, 86.0, 900), (32, 16, 76.8, 700)],
+    # Mean context tokens of the released collator over all sizes, see benchmarks/vision/MASKS.md.
+    [(8, 14, 63.8, 300), (32, 14, 56.3, 200), (128, 14, 50.4, 80), (8, 16, 86.3, 300), (32, 16, 76.7, 200)],
 )
 def test_prefix_contexts_are_as_long_as_those_of_the_released_collator(
     batch: int, side: int, expected: float, batches: int
 ) -> None:
-    masks = drawn(MultiBlockMasker(truncate="prefix", edges="inside"), lattice(side, side), batch, batches)
+    masks = drawn(EvenSizes(truncate="prefix", edges="inside"), lattice(side, side), batch, batches)
     assert mean_length(masks) == pytest.approx(expected, rel=0.02)
 
 
 def test_prefix_targets_are_as_many_as_those_of_the_released_collator() -> None:
-    masks = drawn(MultiBlockMasker(truncate="prefix", edges="inside"), GRID, 32, 300)
+    masks = drawn(EvenSizes(truncate="prefix", edges="inside"), GRID, 32, 100)
     statistics = [mask_statistics(mask, 196) for (mask,) in masks]
-    assert sum(s.block for s in statistics) / 300 == pytest.approx(33.3, rel=0.02)
-    assert sum(s.union for s in statistics) / 300 == pytest.approx(87, rel=0.02)
+    assert sum(s.block for s in statistics) / 100 == pytest.approx(33.3, rel=0.02)
+    assert sum(s.union for s in statistics) / 100 == pytest.approx(87.2, rel=0.02)
     assert {s.blocks for s in statistics} == {4} and not any(s.repeated for s in statistics)
 
 
@@ -93,7 +102,7 @@ def test_targets_are_rectangles_of_the_four_known_sizes_and_the_context_avoids_t
 
 
 def test_random_truncation_picks_every_eligible_site_alike() -> None:
-    masks = [mask for (mask,) in drawn(MultiBlockMasker(edges="inside"), GRID, 256, 120)]
+    masks = [mask for (mask,) in drawn(MultiBlockMasker(edges="inside"), GRID, 512, 30)]
     context, targets = (
         coverage(one, 196).view(14, 14) for one in zip(*((m.context, m.targets) for m in masks), strict=True)
     )
@@ -105,11 +114,29 @@ def test_random_truncation_picks_every_eligible_site_alike() -> None:
             torch.testing.assert_close(line, line.flip(0), rtol=0.03, atol=0)
 
 
-def test_with_wrapped_blocks_every_site_is_used_equally_often() -> None:
-    masks = [mask for (mask,) in drawn(MultiBlockMasker(edges="wrap"), GRID, 512, 160)]
+WRAPPED: list[tuple[Masker, Lattice]] = [
+    (MultiBlockMasker(), lattice(6, 20)),
+    (MultiBlockMasker(), lattice(9, 8)),
+    (TubeMasker((SHORT,)), lattice(2, 8, 8)),
+    (TubeMasker((LONG,)), lattice(3, 5, 9)),
+    (TubeMasker((Tubes("parts", 4, (0.2, 0.4), 0.3, 0.08, time_scale=(0.3, 0.6)),)), lattice(6, 5, 6)),
+]
+
+
+def test_with_wrapped_blocks_every_site_is_used_within_three_percent_of_the_mean() -> None:
+    masks = [mask for (mask,) in drawn(MultiBlockMasker(), GRID, 1024, 36)]
     for used in ([mask.context for mask in masks], [mask.targets for mask in masks]):
         share = coverage(used, 196)
         assert float((share / share.mean() - 1).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize(("masker", "where"), WRAPPED, ids=lambda x: type(x).__name__)
+def test_wrapped_masks_are_even_on_any_lattice_but_for_chance(masker: Masker, where: Lattice) -> None:
+    masks = [mask for (mask,) in drawn(masker, where, 512, 16)]
+    for used in ([mask.context for mask in masks], [mask.targets for mask in masks]):
+        share = coverage(used, where.count)
+        z = (share - share.mean()) / (share.mean() * (1 - share.mean()) / (512 * 16)).sqrt()
+        assert float(z.square().mean()) < 2 and float(z.abs().max()) < 4.5
 
 
 def test_a_layout_without_room_repeats_sites_and_says_so() -> None:
@@ -132,45 +159,43 @@ def test_grids_need_not_be_square() -> None:
 # ------------------------------------------------------------------------------------------------------------ V-JEPA
 
 
-def slow_tubes(sides: tuple[int, int, int], blocks: int, rng: random.Random) -> tuple[int, int]:
-    """Sites of a sample's context and of its union in one frame, counted one by one."""
-    _, high, wide = sides
-    while True:
-        hidden = set()
-        for _ in range(blocks):
-            top, left = rng.randint(0, 14 - high), rng.randint(0, 14 - wide)
-            hidden |= {(y, x) for y in range(top, top + high) for x in range(left, left + wide)}
-        if len(hidden) < 196:
-            return 196 - len(hidden), len(hidden)
+def test_blocks_all_along_an_axis_are_covered_as_any_others() -> None:
+    places = draw_places(torch.arange(5), (3, 4), [4, 6, 7], 9)
+    for sides in ((4, 3, 2), (4, 6, 2), (2, 6, 3), (4, 6, 7)):
+        assert torch.equal(covered_by_any(places, sides, (4, 6, 7)), cover(places, sides, (4, 6, 7)).any(-2))
+    assert cover(torch.tensor([5, 6]), (2, 3), (6, 8)).view(6, 8).nonzero().tolist() == [
+        [0, 0], [0, 6], [0, 7], [5, 0], [5, 6], [5, 7],
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_prefix_tubes_are_as_long_as_when_counted_one_by_one(place: int) -> None:
-    # One frame: a tube is the same in all. Sizes are given, so that only places are drawn on both sides.
-    masker, rng = TubeMasker(truncate="prefix", edges="inside"), random.Random(0)
-    ours, theirs = [], []
-    for masks, batch_seed in zip(drawn(masker, FRAME, 2, 1500), range(3, 10**9, 7919), strict=False):
-        sides = masker.sides(place, FRAME, batch_seed)
-        ours.append((masks[place].context.ids.shape[1], masks[place].targets.ids.shape[2]))
-        pair = [slow_tubes(sides, masker.sets[place].blocks, rng) for _ in range(2)]
-        theirs.append((min(c for c, _ in pair), min(t for _, t in pair)))
-    for mine, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
-        assert sum(mine) / len(mine) == pytest.approx(sum(other) / len(other), rel=0.02 if place == 0 else 0.04)
+class EvenTubes(TubeMasker):
+    """As :class:`EvenSizes`."""
+
+    def sides(self, place: int, lattice: Lattice, batch_seed: int) -> tuple[int, int, int]:
+        return self.sets[place].sides(lattice, 0, 0, batch_seed // 7919 * 0.6180339887 % 1)
 
 
-def test_prefix_tubes_match_the_released_collator() -> None:
-    masks = drawn(TubeMasker(truncate="prefix", edges="inside"), FRAME, 24, 700)
-    for place, (context, target) in enumerate([(0.233, 0.479), (0.065, 0.703)]):
+@pytest.mark.parametrize(
+    ("batch", "batches", "short", "long"),
+    # Context and targets of the released collator as shares of all sites, see benchmarks/vision/MASKS.md.
+    [(2, 600, (0.331, 0.585), (0.149, 0.773)), (24, 250, (0.233, 0.478), (0.0625, 0.704))],
+)
+def test_prefix_tubes_are_as_long_as_those_of_the_released_collator(
+    batch: int, batches: int, short: tuple[float, float], long: tuple[float, float]
+) -> None:
+    # One frame: a tube is the same in all.
+    masks = drawn(EvenTubes(truncate="prefix", edges="inside"), FRAME, batch, batches)
+    for place, (context, target) in enumerate((short, long)):
         assert mean_target(masks, place) / 196 == pytest.approx(target, rel=0.02)
-        assert mean_length(masks, place) / 196 == pytest.approx(context, abs=0.006)
+        assert mean_length(masks, place) / 196 == pytest.approx(context, rel=0.03 if place == 0 else 0.06)
 
 
 def test_prefix_tubes_starve_late_frames_and_random_ones_do_not() -> None:
     released = [0.20, 0.20, 0.20, 0.18, 0.13, 0.07, 0.03, 0.01]
-    found = _time_shares([m[0].context.ids for m in drawn(TubeMasker(truncate="prefix", edges="inside"), CLIP, 24, 60)])
+    found = _time_shares([m[0].context.ids for m in drawn(TubeMasker(truncate="prefix", edges="inside"), CLIP, 24, 40)])
     assert found.tolist() == pytest.approx(released, abs=0.02)
     for place in (0, 1):
-        masks = drawn(TubeMasker(), CLIP, 24, 40)
+        masks = drawn(TubeMasker(), CLIP, 24, 10)
         for ids in ([m[place].context.ids for m in masks], [m[place].targets.ids for m in masks]):
             assert _time_shares(ids).tolist() == pytest.approx([1 / 8] * 8, rel=0.03)
 
@@ -190,11 +215,18 @@ def test_random_tubes_have_fixed_lengths_and_disjoint_lists() -> None:
             assert mask.name == tubes.name and mask.targets.valid is None
 
 
-def test_wrapped_tubes_use_every_place_equally_often() -> None:
-    masks = drawn(TubeMasker((SHORT,), edges="wrap"), lattice(2, 8, 8), 512, 120)
-    for used in ([m[0].context for m in masks], [m[0].targets for m in masks]):
-        share = coverage(used, 128)
-        assert float((share / share.mean() - 1).abs().max()) < 0.03
+def test_short_and_long_tubes_have_their_aspect_from_one_draw() -> None:
+    masker = TubeMasker()
+    pairs = [(masker.sides(0, CLIP, seed), masker.sides(1, CLIP, seed)) for seed in range(60)]
+    for (_, high, wide), (_, long_high, long_wide) in pairs:
+        assert (high > wide) == (long_high > long_wide) or high == wide or long_high == long_wide
+    assert len({sides for sides, _ in pairs}) > 1
+
+
+def test_wrapped_tubes_find_room_for_all_sites() -> None:
+    # With eight layouts one sample in sixty had too little context beside two long tubes.
+    for masks in drawn(TubeMasker(), FRAME, 1024, 4):
+        assert [mask_statistics(mask, 196).repeated for mask in masks] == [0, 0]
 
 
 # ------------------------------------------------------------------------------------------------------------ purity
@@ -221,6 +253,15 @@ def test_masks_are_the_same_on_every_device(masker: Masker, where: Lattice) -> N
         assert torch.equal(one.targets.ids, other.targets.ids.cpu())
 
 
+def test_what_only_some_batches_could_not_keep_to_is_refused_at_once() -> None:
+    # 160 sites are left beside a block of 36, not beside one of 40.
+    masker = MultiBlockMasker(context_tokens=158)
+    sizes = [math.prod(masker.sides(GRID, seed)[0]) for seed in range(400)]
+    assert min(sizes) < 37 and max(sizes) == 40
+    with pytest.raises(ValueError, match="context_tokens: expected at most 156"):
+        masker(Grid(GRID), torch.arange(2), sizes.index(min(sizes)))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -240,6 +281,9 @@ def test_masks_are_the_same_on_every_device(masker: Masker, where: Lattice) -> N
             "min_keep",
         ),
         (lambda: MultiBlockMasker(target_scale=(1, 1), target_aspect=(1, 1))(Grid(GRID), torch.arange(2), 0), "finer"),
+        (lambda: TubeMasker((Tubes("x", 2, (0.1, 0.2), 0.1, 0.5),))(Grid(CLIP), torch.arange(2), 0), "target_share"),
+        (lambda: TubeMasker((Tubes("x", 2, (0.7, 0.7), 0.4, 0.5),))(Grid(CLIP), torch.arange(2), 0), "context_share"),
+        (lambda: TubeMasker((Tubes("x", 2, (1, 1), 0.1, 0.5),))(Grid(CLIP), torch.arange(2), 0), "finer"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(make: object, says: str) -> None:
@@ -257,3 +301,31 @@ def test_statistics_do_not_count_what_is_not_valid() -> None:
     assert (found.context, found.block, found.union, found.repeated) == (2.0, 2.0, 2.0, 0)
     assert "context 2.0 of 6 sites (33 %), 1 target block of 2.0 sites" in found.sentence()
     assert math.isclose(float(coverage([sites], 6).sum()), 2)
+
+
+def test_a_tally_counts_lengths_and_uses_over_batches() -> None:
+    tally = MaskTally("m", lattice(2, 3))
+    for context, blocks in (([0, 1], [[3], [4]]), ([1, 2], [[3], [3]])):
+        sites = Sites(torch.tensor([context]))
+        tally.add(Mask("m", sites, Sites(torch.tensor([blocks])), sites), None)
+    title, head, context_line, block, together = tally.lines()
+    assert title == "m: 2 batches of 1 on 2 x 3 sites (y, x)" and head.split()[:3] == ["mean", "least", "most"]
+    # Site 1 holds 2 of the 4 entries of context, where even use of six sites gives each 4 / 6.
+    assert context_line.split()[1:6] == ["2.0", "2", "2", "0.00", "3.00"]
+    assert context_line.split()[-4:] == ["2.00", "0.00", "0.75", "0.75"]
+    assert block.split()[4:] == ["1.0", "1", "1"]
+    assert together.split()[2:7] == ["1.5", "1", "2", "0.00", "4.00"]
+
+
+def test_a_tally_tells_chance_from_bias_and_leaves_absent_sites_out() -> None:
+    where, present = lattice(6, 6), torch.arange(36).expand(400, -1) % 6 > 0
+    even, uneven = MaskTally("even", where), MaskTally("uneven", where)
+    for batch in range(4):
+        (mask,) = RandomMasker(0.5)(Grid(where, present=present), torch.arange(400) + 400 * batch, 0)
+        even.add(mask, present)
+    for (mask,) in drawn(MultiBlockMasker(edges="inside"), where, 400, 4):
+        uneven.add(mask, None)
+    relative = even.seen.relative()
+    assert bool(relative.view(6, 6)[:, 0].isnan().all()) and even.lines()[2].split()[-2] == "-"
+    assert float((relative - 1).abs().nan_to_num().max()) < 1.5 * even.seen.by_chance()
+    assert float((uneven.hidden.relative() - 1).abs().max()) > 4 * uneven.hidden.by_chance()

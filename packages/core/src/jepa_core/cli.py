@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jepa_core.errors import ConfigError, DataError, UserError, print_error, resource_error, value_errors_are_users
 
 if TYPE_CHECKING:
-    from jepa_core.contracts import Batch, Modality, Picture
+    from jepa_core.contracts import Modality
     from jepa_core.settings import RunSettings
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -164,7 +164,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def masks(arguments: Sequence[str]) -> int:
-    """Draws the masks of one training batch into PNG files."""
+    """Draws the masks of a training batch into PNG files and prints what those of many batches come to."""
     usage = (
         "jepa masks modality=<name> [recipe=...] [key=value ...] [out=masks.png]   (--help with a modality: all keys)"
     )
@@ -175,42 +175,10 @@ def masks(arguments: Sequence[str]) -> int:
     if out.suffix != ".png":
         raise ConfigError(f"out: expected a file name that ends in .png, got {str(out)!r}")
     request = configure(overrides)
-    import torch
+    from jepa_core.draw_masks import draw_masks
 
-    from jepa_core.train.run import build_method
-
-    batch = _first_batch(request)
-    method = build_method(request.settings, request.modality).eval()
-    with torch.no_grad():
-        pictures = request.modality.pictures(request.settings, method, batch)
-    if not pictures:
-        raise ConfigError(f"modality {request.modality.name}: expected mask pictures of this configuration, got none")
-    _write_pictures(pictures, out)
+    draw_masks(request.settings, request.modality, out)
     return 0
-
-
-def _first_batch(request: Request) -> Batch:
-    """The batch that training starts with on one process."""
-    from jepa_core.data.loader import Loader
-    from jepa_core.data.sampler import Sampler
-
-    settings = request.settings
-    with value_errors_are_users():
-        source = request.modality.sources(settings)
-        sampler = Sampler(len(source), settings.seed, settings.trainer.batch_size)
-    batch = Loader(source, sampler, settings.seed).peek()
-    for sample_id, reason in batch.rejected:
-        print(f"jepa: {sample_id} was replaced: {reason}", file=sys.stderr)
-    return batch
-
-
-def _write_pictures(pictures: Sequence[Picture], out: Path) -> None:
-    """One picture goes to ``out``, several to ``<out>-1.png``, ``<out>-2.png``, ..."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures, 1):
-        path = out if len(pictures) == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
-        path.write_bytes(picture.png)
-        print(f"{path}: {picture.title}{'. ' if picture.caption else ''}{picture.caption}")
 
 
 def probe(arguments: Sequence[str]) -> int:
@@ -371,7 +339,7 @@ VERBS: dict[str, Verb] = {
     "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>"),
     "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet"),
     "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>"),
-    "masks": Verb(masks, "draw the masks of one batch: jepa masks modality=<name> out=masks.png"),
+    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png"),
     "data": Verb(data, "look at data: commands the modalities bring"),
     "list": Verb(list_installed, "modalities, recipes, versions"),
 }

@@ -13,9 +13,11 @@ from jepa_core.contracts import Batch, Masker, Method, Picture, ProbeTable, Samp
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.block import MultiBlockMasker
 from jepa_core.masking.random import RandomMasker
+from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_images
+from jepa_vision.frontend import PatchFrontEnd
 from jepa_vision.probe import ImageProbe
 from jepa_vision.settings import VisionRun
 from jepa_vision.sources import choose_root, images_of, size_of, splits_of, training_source
@@ -41,6 +43,11 @@ class VisionModality:
             config.monitor.rows,
         )
         return cast(Method, method)
+
+    def masking(self, config: VisionRun) -> MaskSource:
+        """Masks of this configuration; see :class:`jepa_core.masking.source.MakesMasks`."""
+        patch = config.vision.encoder.patch
+        return MaskSource(PatchFrontEnd((patch, patch)), build_masker(config))
 
     def sources(self, config: VisionRun) -> SampleSource:
         """Training views of the images."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jepa_core.contracts import Batch, Picture
 from jepa_core.lattice import Lattice
+from jepa_core.masking.source import MaskSource
 from jepa_core.masking.statistics import mask_statistics
 from jepa_core.methods.masked import MaskedPrediction
 
@@ -20,7 +21,7 @@ _HIDDEN = 232  # the gray of a patch that is not shown
 
 
 @torch.no_grad()
-def mask_pictures(method: MaskedPrediction, batch: Batch) -> list[Picture]:
+def mask_pictures(method: MaskedPrediction | MaskSource, batch: Batch) -> list[Picture]:
     """One picture a mask: the first images whole, as the context shows them, and the targets alone."""
     grid, masks = method.masks(batch)
     images = cast(Tensor, batch.inputs)[:SHOWN].permute(0, 2, 3, 1).cpu().numpy()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jepa_core.contracts import Batch, Mask, Picture
 from jepa_core.lattice import Lattice
+from jepa_core.masking.source import MaskSource
 from jepa_core.masking.statistics import mask_statistics
 from jepa_core.methods.masked import MaskedPrediction
 
@@ -21,7 +22,7 @@ _INCH = 1.15  # side of a frame in the picture
 
 
 @torch.no_grad()
-def mask_pictures(method: MaskedPrediction, batch: Batch) -> list[Picture]:
+def mask_pictures(method: MaskedPrediction | MaskSource, batch: Batch) -> list[Picture]:
     """One picture a mask: the first clip's time steps whole, as the context shows them, and the targets alone."""
     grid, masks = method.masks(batch)
     lattice = grid.lattice

@@ -13,6 +13,7 @@ that every site is used equally often, or ``inside`` the grid, as published: bor
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,107 +24,40 @@ from torch import Tensor
 
 from jepa_core.contracts import Grid, Mask, Sites
 from jepa_core.lattice import Lattice
-from jepa_core.seeds import random_keys, uniform
+from jepa_core.masking.layout import (
+    Edges,
+    batch_draws,
+    between,
+    block_ids,
+    block_sides,
+    cover,
+    covered_by_any,
+    draw_places,
+    first_true,
+    lowest_of,
+    place_ranges,
+    roomiest,
+    shortest,
+    some_of,
+    take_layout,
+)
 
 Truncate = Literal["random", "prefix"]
-Edges = Literal["inside", "wrap"]
 
-# Streams of the sample seeds; tube sets count up from theirs.
+# Streams of the sample seeds; tube sets take three each.
 _TARGET_STREAM, _CONTEXT_STREAM, _CUT_STREAM, _TUBE_STREAM = 111, 112, 113, 121
 # Streams of the batch seed.
 _SIZE_STREAM, _TUBE_SIZE_STREAM = 141, 151
-_LAST = torch.iinfo(torch.int64).max
 
-LAYOUTS = 8
-"""Layouts drawn for each sample; the first that leaves enough context is taken. The last puts all blocks in one place,
-so that it always does."""
+LAYOUTS, TUBE_LAYOUTS = 8, 32
+"""Layouts drawn for each sample; the first with room for both lists is taken, otherwise the one with most. The last
+puts all blocks in one place, which leaves most context. Wrapped tubes overlap least: less than half of the layouts of
+V-JEPA's long ones leave its context."""
 
 RELEASED_TRIES = 20
 """I-JEPA's released collator draws the context block this often before it lets go of one target's complement."""
 
-
-# --------------------------------------------------------------------------------------------------------------------
-# Blocks on a lattice
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def block_sides(area: int, aspect: float, rows: int, columns: int) -> tuple[int, int]:
-    """Rows and columns of a block of about ``area`` sites whose rows / columns is ``aspect``, at most the grid's."""
-    return min(round(math.sqrt(area * aspect)), rows), min(round(math.sqrt(area / aspect)), columns)
-
-
-def _between(bounds: tuple[float, float], fraction: float) -> float:
-    return bounds[0] + fraction * (bounds[1] - bounds[0])
-
-
-def _batch_draws(batch_seed: int, n: int, stream: int) -> list[float]:
-    """Draws on the CPU: they set shapes, and the device need not be asked."""
-    return [float(x) for x in uniform(torch.tensor([batch_seed]), n, stream)[0]]
-
-
-def _places(seeds: Tensor, shape: tuple[int, ...], ranges: Sequence[int], stream: int) -> Tensor:
-    """First sites of blocks, int64 ``[B, *shape, axes]``, each uniform in ``0 .. range - 1``."""
-    axes = len(ranges)
-    keys = random_keys(seeds, math.prod(shape) * axes, stream).view(len(seeds), *shape, axes)
-    return torch.stack([keys[..., axis] % ranges[axis] for axis in range(axes)], dim=-1)
-
-
-def _ranges(sizes: Sequence[int], sides: Sequence[int], edges: Edges) -> list[int]:
-    return list(sizes) if edges == "wrap" else [size - side + 1 for size, side in zip(sizes, sides, strict=True)]
-
-
-def _cover(places: Tensor, sides: Sequence[int], lattice: Lattice) -> Tensor:
-    """Which sites blocks at ``places [..., axes]`` hold, bool ``[..., N]``; the modulo wraps what leaves the grid."""
-    inside = torch.ones(*places.shape[:-1], 1, dtype=torch.bool, device=places.device)
-    for axis, (size, side) in enumerate(zip(lattice.sizes, sides, strict=True)):
-        along = (torch.arange(size, device=places.device) - places[..., axis, None]) % size < side
-        inside = (inside[..., :, None] & along[..., None, :]).flatten(-2)
-    return inside
-
-
-def _block_ids(places: Tensor, sides: Sequence[int], lattice: Lattice) -> Tensor:
-    """Ids of the sites of blocks at ``places [..., axes]``, ``[..., prod(sides)]``."""
-    ids = torch.zeros(*places.shape[:-1], 1, dtype=torch.long, device=places.device)
-    for axis, (size, side) in enumerate(zip(lattice.sizes, sides, strict=True)):
-        along = (places[..., axis, None] + torch.arange(side, device=places.device)) % size
-        ids = (ids[..., :, None] * size + along[..., None, :]).flatten(-2)
-    return ids
-
-
-def _lowest(among_BN: Tensor, count: int) -> Tensor:
-    """The ``count`` lowest ids of each row's True entries, ``[B, count]``."""
-    return among_BN.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
-
-
-def _some(among_BN: Tensor, count: int, seeds: Tensor, stream: int) -> Tensor:
-    """``count`` ids of each row's True entries, uniformly at random, ascending; fewer entries are repeated in turn."""
-    keys = random_keys(seeds, among_BN.shape[1], stream).masked_fill(~among_BN, _LAST)
-    order = keys.argsort(dim=1, stable=True)
-    turn = torch.arange(count, device=order.device) % among_BN.sum(1, keepdim=True).clamp(min=1)
-    return order.gather(1, turn).sort(1).values
-
-
-def _shortest(among_BN: Tensor) -> int:
-    return int(among_BN.sum(1).min())
-
-
-def _first(good_BT: Tensor) -> Tensor:
-    """Index ``[B]`` of each row's first True entry; the last one counts as True."""
-    last = torch.zeros_like(good_BT)
-    last[:, -1] = True
-    return (good_BT | last).to(torch.uint8).argmax(1)
-
-
-def _take(x_BT: Tensor, index_B: Tensor) -> Tensor:
-    """``[B, T, ...]`` at one T each, ``[B, ...]``."""
-    return x_BT[torch.arange(len(x_BT), device=x_BT.device), index_B]
-
-
-def _mask(name: str, context_BN: Tensor, targets_BKM: Tensor, lattice: Lattice) -> Mask:
-    targets = Sites(targets_BKM)
-    whole = Sites.whole(lattice, len(context_BN), context_BN.device)
-    union = Sites(whole.ids, targets.on_lattice(lattice.count), complete=True)
-    return Mask(name, Sites(context_BN), targets, union)
+_STEPS = 128  # how finely all draws of a size are gone through, to refuse settings that some batch could not keep to
 
 
 def _check_bounds(key: str, bounds: tuple[float, float], low: float, high: float) -> None:
@@ -143,6 +77,17 @@ def _check_modes(truncate: str, edges: str) -> None:
 def _check_axes(lattice: Lattice, axes: int, who: str) -> None:
     if len(lattice.sizes) != axes:
         raise ValueError(f"{who}: expected a lattice of {axes} axes, got {lattice.axes}")
+
+
+def _steps() -> list[float]:
+    return [step / _STEPS for step in range(_STEPS)]
+
+
+def _mask(name: str, context_BN: Tensor, targets_BKM: Tensor, lattice: Lattice) -> Mask:
+    targets = Sites(targets_BKM)
+    whole = Sites.whole(lattice, len(context_BN), context_BN.device)
+    union = Sites(whole.ids, targets.on_lattice(lattice.count), complete=True)
+    return Mask(name, Sites(context_BN), targets, union)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -187,11 +132,14 @@ class MultiBlockMasker:
         self.blocks, self.truncate, self.edges = blocks, truncate, edges
         self.target_scale, self.target_aspect, self.context_scale = target_scale, target_aspect, context_scale
         self.context_tokens, self.min_keep = context_tokens, min_keep
+        self._checked: set[tuple[int, ...]] = set()
 
     def __call__(self, grid: Grid, seeds: Tensor, batch_seed: int) -> tuple[Mask, ...]:
         """One mask a sample, targets ``[B, blocks, M]``; see :class:`jepa_core.contracts.Masker`."""
         lattice = grid.lattice
-        _check_axes(lattice, 2, "MultiBlockMasker")
+        if lattice.sizes not in self._checked:
+            self.check(lattice)
+            self._checked.add(lattice.sizes)
         target, context = self.sides(lattice, batch_seed)
         if self.truncate == "prefix":
             return (self._released(lattice, seeds, target, context),)
@@ -199,65 +147,74 @@ class MultiBlockMasker:
 
     def sides(self, lattice: Lattice, batch_seed: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Rows and columns of this batch's target blocks and of its context block."""
-        for_target, for_context = _batch_draws(batch_seed, 2, _SIZE_STREAM)
-        rows, columns = lattice.sizes
-        # The released code lets no block span a whole side.
-        limit = (rows - 1, columns - 1) if self.truncate == "prefix" else (rows, columns)
-        area = int(lattice.count * _between(self.target_scale, for_target))
-        target = block_sides(area, _between(self.target_aspect, for_target), *limit)
-        area = int(lattice.count * _between(self.context_scale, for_context))
-        context = block_sides(area, 1.0, *limit)
-        if min(*target, *context) < 1 or math.prod(target) >= lattice.count:
+        for_target, for_context = batch_draws(batch_seed, 2, _SIZE_STREAM)
+        return self._target(lattice, for_target), self._context(lattice, for_context)
+
+    def check(self, lattice: Lattice) -> None:
+        """Refuses a lattice on which some batch could not be masked, whatever sizes it draws."""
+        _check_axes(lattice, 2, "MultiBlockMasker")
+        targets = [math.prod(self._target(lattice, step)) for step in _steps()]
+        contexts = [math.prod(self._context(lattice, step)) for step in _steps()]
+        smallest, largest, left = min(targets), max(targets), lattice.count - max(targets)
+        if min(smallest, *contexts) < 1 or left < 1:
             raise ValueError(
-                f"MultiBlockMasker: expected blocks of 1 site up to less than the grid {lattice.sizes}, got {target} "
-                f"and {context}; change target_scale or take a finer grid"
+                f"MultiBlockMasker: expected blocks of 1 site up to less than the grid {lattice.sizes}, got targets of "
+                f"{smallest} to {largest} and contexts from {min(contexts)}; change target_scale or take a finer grid"
             )
-        return target, context
+        if self.truncate == "prefix" and min(smallest, *contexts) <= self.min_keep:
+            raise ValueError(
+                f"min_keep: expected less than the {smallest} sites of a target block and the {min(contexts)} of the "
+                f"context block on the grid {lattice.sizes}, got {self.min_keep}"
+            )
+        if self.truncate == "random" and self._wanted(lattice) > left:
+            raise ValueError(
+                f"context_tokens: expected at most {left}, what the largest target block leaves of {lattice.count} "
+                f"sites, got {self._wanted(lattice)}"
+            )
+
+    def _limit(self, lattice: Lattice) -> tuple[int, int]:
+        """Most rows and columns of a block: the released code lets none span a whole side."""
+        rows, columns = lattice.sizes
+        return (rows - 1, columns - 1) if self.truncate == "prefix" else (rows, columns)
+
+    def _target(self, lattice: Lattice, draw: float) -> tuple[int, int]:
+        area = int(lattice.count * between(self.target_scale, draw))
+        return block_sides(area, between(self.target_aspect, draw), *self._limit(lattice))
+
+    def _context(self, lattice: Lattice, draw: float) -> tuple[int, int]:
+        return block_sides(int(lattice.count * between(self.context_scale, draw)), 1.0, *self._limit(lattice))
+
+    def _wanted(self, lattice: Lattice) -> int:
+        return self.context_tokens or max(1, round(lattice.count * 2 / 7))
 
     def _fixed(self, lattice: Lattice, seeds: Tensor, target: tuple[int, int], context: tuple[int, int]) -> Mask:
-        wanted = self.context_tokens or max(1, round(lattice.count * 2 / 7))
-        if wanted > lattice.count - math.prod(target):
-            raise ValueError(
-                f"context_tokens: expected at most {lattice.count - math.prod(target)}, what one target block leaves "
-                f"of {lattice.count} sites, got {wanted}"
-            )
-        ranges = _ranges(lattice.sizes, target, self.edges)
-        places_BTKA = _places(seeds, (LAYOUTS, self.blocks), ranges, _TARGET_STREAM)
+        wanted = self._wanted(lattice)
+        ranges = place_ranges(lattice.sizes, target, self.edges)
+        places_BTKA = draw_places(seeds, (LAYOUTS, self.blocks), ranges, _TARGET_STREAM)
         places_BTKA[:, -1] = places_BTKA[:, -1, :1]
-        corners_BTA = _places(seeds, (LAYOUTS,), _ranges(lattice.sizes, context, self.edges), _CONTEXT_STREAM)
-        hidden_BTN = _cover(places_BTKA, target, lattice).any(2)
-        seen_BTN = _cover(corners_BTA, context, lattice) & ~hidden_BTN
-        chosen_B = _first(seen_BTN.sum(-1) >= wanted)
-        context_BN = _some(_take(seen_BTN, chosen_B), wanted, seeds, _CUT_STREAM)
-        return _mask("multiblock", context_BN, _block_ids(_take(places_BTKA, chosen_B), target, lattice), lattice)
+        corners_BTA = draw_places(seeds, (LAYOUTS,), place_ranges(lattice.sizes, context, self.edges), _CONTEXT_STREAM)
+        hidden_BTN = covered_by_any(places_BTKA, target, lattice.sizes)
+        seen_BTN = cover(corners_BTA, context, lattice.sizes) & ~hidden_BTN
+        chosen_B = roomiest(seen_BTN.sum(-1) / wanted)
+        context_BN = some_of(take_layout(seen_BTN, chosen_B), wanted, seeds, _CUT_STREAM)
+        return _mask(
+            "multiblock", context_BN, block_ids(take_layout(places_BTKA, chosen_B), target, lattice.sizes), lattice
+        )
 
     def _released(self, lattice: Lattice, seeds: Tensor, target: tuple[int, int], context: tuple[int, int]) -> Mask:
-        if min(math.prod(target), math.prod(context)) <= self.min_keep:
-            raise ValueError(
-                f"min_keep: expected less than the {math.prod(target)} sites of a target block and the "
-                f"{math.prod(context)} of the context block on the grid {lattice.sizes}, got {self.min_keep}"
-            )
         # An upper bound that is left out, as in the released code: the last row and column are never used.
         target_ranges = [size - side for size, side in zip(lattice.sizes, target, strict=True)]
         context_ranges = [size - side for size, side in zip(lattice.sizes, context, strict=True)]
-        places_BKA = _places(seeds, (self.blocks,), target_ranges, _TARGET_STREAM)
-        corners_BRA = _places(seeds, (RELEASED_TRIES,), context_ranges, _CONTEXT_STREAM)
-        seen_BN = self._first_long_enough(_cover(corners_BRA, context, lattice), ~_cover(places_BKA, target, lattice))
-        context_BN = _lowest(seen_BN, _shortest(seen_BN))
-        return _mask("multiblock", context_BN, _block_ids(places_BKA, target, lattice), lattice)
-
-    def _first_long_enough(self, block_BRN: Tensor, outside_BKN: Tensor) -> Tensor:
-        """The first context of more than ``min_keep`` sites, bool ``[B, N]``: outside all targets, in any of the tries;
-        then outside all but the last target, and so on."""
-        # Entry l leaves l targets out of account.
-        none = torch.ones_like(outside_BKN[:, :1])
-        allowed_BLN = torch.cat([none, outside_BKN.to(torch.uint8).cumprod(1).bool()], dim=1).flip(1)
-        # Autocast would round the counts.
-        with torch.autocast(allowed_BLN.device.type, enabled=False):
-            sizes_BLR = allowed_BLN.float() @ block_BRN.float().transpose(1, 2)
-        index_B = _first(sizes_BLR.flatten(1) > self.min_keep)
-        level_B = torch.div(index_B, block_BRN.shape[1], rounding_mode="floor")
-        return _take(allowed_BLN, level_B) & _take(block_BRN, index_B % block_BRN.shape[1])
+        places_BKA = draw_places(seeds, (self.blocks,), target_ranges, _TARGET_STREAM)
+        # Level l leaves the last l targets out of account.
+        corners_BLRA = draw_places(seeds, (self.blocks + 1, RELEASED_TRIES), context_ranges, _CONTEXT_STREAM)
+        outside_BKN = ~cover(places_BKA, target, lattice.sizes)
+        everywhere = torch.ones_like(outside_BKN[:, :1])
+        allowed_BLN = torch.cat([everywhere, outside_BKN.to(torch.uint8).cumprod(1).bool()], dim=1).flip(1)
+        seen_BTN = (cover(corners_BLRA, context, lattice.sizes) & allowed_BLN[:, :, None]).flatten(1, 2)
+        seen_BN = take_layout(seen_BTN, first_true(seen_BTN.sum(-1) > self.min_keep))
+        context_BN = lowest_of(seen_BN, shortest(seen_BN))
+        return _mask("multiblock", context_BN, block_ids(places_BKA, target, lattice.sizes), lattice)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -298,6 +255,18 @@ class Tubes:
                 f"{self.blocks} and {shares}"
             )
 
+    def lengths(self, lattice: Lattice) -> tuple[int, int]:
+        """Context and target sites with ``truncate=random``."""
+        context, target = (max(1, round(share * lattice.count)) for share in (self.context_share, self.target_share))
+        return context, target
+
+    def sides(self, lattice: Lattice, for_time: float, for_scale: float, for_aspect: float) -> tuple[int, int, int]:
+        """Time steps, rows and columns of the blocks that these draws, 0 to 1, give."""
+        steps, rows, columns = lattice.sizes
+        area = int(rows * columns * between(self.scale, for_scale))
+        high, wide = block_sides(area, between(self.aspect, for_aspect), rows, columns)
+        return max(1, int(steps * between(self.time_scale, for_time))), high, wide
+
 
 SHORT = Tubes("short", 8, (0.15, 0.15), context_share=0.236, target_share=0.479)
 LONG = Tubes("long", 2, (0.7, 0.7), context_share=0.068, target_share=0.70)
@@ -319,40 +288,55 @@ class TubeMasker:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"sets: expected at least one, each with a name of its own, got {names}")
         self.sets, self.truncate, self.edges = tuple(sets), truncate, edges
+        self._checked: set[tuple[int, ...]] = set()
 
     def __call__(self, grid: Grid, seeds: Tensor, batch_seed: int) -> tuple[Mask, ...]:
         """A mask for each set, targets ``[B, 1, M]``; see :class:`jepa_core.contracts.Masker`."""
-        _check_axes(grid.lattice, 3, "TubeMasker")
+        if grid.lattice.sizes not in self._checked:
+            self.check(grid.lattice)
+            self._checked.add(grid.lattice.sizes)
         return tuple(self._one(place, grid.lattice, seeds, batch_seed) for place in range(len(self.sets)))
 
     def sides(self, place: int, lattice: Lattice, batch_seed: int) -> tuple[int, int, int]:
         """Time steps, rows and columns of this batch's blocks of one set."""
-        tubes, (steps, rows, columns) = self.sets[place], lattice.sizes
-        for_time, for_scale, for_aspect = _batch_draws(batch_seed, 3, _TUBE_SIZE_STREAM + place)
-        area = int(rows * columns * _between(tubes.scale, for_scale))
-        high, wide = block_sides(area, _between(tubes.aspect, for_aspect), rows, columns)
-        sides = max(1, int(steps * _between(tubes.time_scale, for_time))), high, wide
-        if min(sides) < 1 or math.prod(sides) >= lattice.count:
-            raise ValueError(
-                f"TubeMasker: expected blocks of 1 site up to less than the grid {lattice.sizes}, got {sides} for "
-                f"{tubes.name}; change its scale or take a finer grid"
-            )
-        return sides
+        # As in the released code, one draw serves all sets: where short tubes are upright, long ones are.
+        return self.sets[place].sides(lattice, *batch_draws(batch_seed, 3, _TUBE_SIZE_STREAM))
+
+    def check(self, lattice: Lattice) -> None:
+        """Refuses a lattice on which some batch could not be masked, whatever sizes it draws."""
+        _check_axes(lattice, 3, "TubeMasker")
+        for tubes in self.sets:
+            # Sizes grow with the draws for time and area: only their ends count.
+            ends = itertools.product((0.0, 1.0), (0.0, 1.0), _steps())
+            sizes = [math.prod(tubes.sides(lattice, *draws)) for draws in ends]
+            smallest, left = min(sizes), lattice.count - max(sizes)
+            if smallest < 1 or left < 1:
+                raise ValueError(
+                    f"TubeMasker: expected blocks of 1 site up to less than the grid {lattice.sizes}, got {smallest} "
+                    f"to {max(sizes)} for {tubes.name}; change its scale or take a finer grid"
+                )
+            context, target = tubes.lengths(lattice)
+            if self.truncate == "random" and (context > left or target > tubes.blocks * smallest):
+                raise ValueError(
+                    f"{tubes.name}: expected at most {left} context sites, what the largest block leaves, and "
+                    f"{tubes.blocks * smallest} targets, what {tubes.blocks} of the smallest hold, got {context} and "
+                    f"{target} of {lattice.count}; change context_share, target_share or scale"
+                )
 
     def _one(self, place: int, lattice: Lattice, seeds: Tensor, batch_seed: int) -> Mask:
         tubes, sides = self.sets[place], self.sides(place, lattice, batch_seed)
         stream = _TUBE_STREAM + 3 * place
-        ranges = _ranges(lattice.sizes, sides, self.edges)
-        places_BTKA = _places(seeds, (LAYOUTS, tubes.blocks), ranges, stream)
+        context, target = tubes.lengths(lattice)
+        ranges = place_ranges(lattice.sizes, sides, self.edges)
+        places_BTKA = draw_places(seeds, (TUBE_LAYOUTS, tubes.blocks), ranges, stream)
         places_BTKA[:, -1] = places_BTKA[:, -1, :1]
-        hidden_BTN = _cover(places_BTKA, sides, lattice).any(2)
+        hidden_BTN = covered_by_any(places_BTKA, sides, lattice.sizes)
         if self.truncate == "prefix":
-            hidden_BN = _take(hidden_BTN, _first(~hidden_BTN.all(-1)))
-            context_BN = _lowest(~hidden_BN, _shortest(~hidden_BN))
-            return _mask(tubes.name, context_BN, _lowest(hidden_BN, _shortest(hidden_BN))[:, None], lattice)
-        context = max(1, round(tubes.context_share * lattice.count))
-        target = max(1, round(tubes.target_share * lattice.count))
+            hidden_BN = take_layout(hidden_BTN, first_true(~hidden_BTN.all(-1)))
+            context_BN = lowest_of(~hidden_BN, shortest(~hidden_BN))
+            return _mask(tubes.name, context_BN, lowest_of(hidden_BN, shortest(hidden_BN))[:, None], lattice)
         count_BT = hidden_BTN.sum(-1)
-        hidden_BN = _take(hidden_BTN, _first((count_BT >= target) & (lattice.count - count_BT >= context)))
-        targets_BM = _some(hidden_BN, target, seeds, stream + 1)
-        return _mask(tubes.name, _some(~hidden_BN, context, seeds, stream + 2), targets_BM[:, None], lattice)
+        room_BT = torch.minimum(count_BT / target, (lattice.count - count_BT) / context)
+        hidden_BN = take_layout(hidden_BTN, roomiest(room_BT))
+        targets_BM = some_of(hidden_BN, target, seeds, stream + 1)
+        return _mask(tubes.name, some_of(~hidden_BN, context, seeds, stream + 2), targets_BM[:, None], lattice)

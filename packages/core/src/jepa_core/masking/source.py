@@ -1,0 +1,42 @@
+"""What draws a configuration's masks, without the networks that they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from jepa_core.contracts import Batch, Grid, Mask, Masker
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """Front end and masker of a method.
+
+    Attributes:
+        front_end: raw inputs and seeds to what an encoder takes and what is known of each site.
+        masker: see :class:`jepa_core.contracts.Masker`.
+    """
+
+    front_end: Callable[[Any, Tensor], tuple[Any, Grid]]
+    masker: Masker
+
+    def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
+        """The masks this batch would be trained on, as the method's own ``masks``."""
+        _, grid = self.front_end(batch.inputs, batch.seeds)
+        return grid, self.masker(grid, batch.seeds, batch.batch_seed)
+
+
+@runtime_checkable
+class MakesMasks(Protocol):
+    """A modality that can draw masks without its networks, which may be huge, and whose samples all have one grid.
+
+    For ``jepa masks`` its ``pictures`` are given the source in the place of a method, and a batch with the seeds of all
+    samples but the inputs of the first few.
+    """
+
+    def masking(self, config: Any) -> MaskSource:
+        """Front end and masker of this configuration."""
+        ...
