@@ -60,8 +60,12 @@ def test_masks_of_clips_have_one_table_for_each_set_of_tubes(
     assert "ends of t  ends of y  ends of x" in page
 
 
-def test_a_masker_that_cannot_work_on_the_grid_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["masks", "train"])
+def test_a_masker_that_cannot_work_on_the_grid_is_one_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = ["modality=vision", "vision.masking.kind=multiblock", "vision.masking.context_tokens=60"]
-    assert main(["masks", *wanted, f"out={tmp_path / 'm.png'}"]) == 2
+    where = f"out={tmp_path / 'm.png'}" if verb == "masks" else f"runs_dir={tmp_path}"
+    assert main([verb, *wanted, where]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "context_tokens: expected at most" in said

@@ -8,6 +8,7 @@ from jepa_core.anticollapse import PooledVariance
 from jepa_core.contracts import Masker, TargetEncoder
 from jepa_core.energy import build_energy
 from jepa_core.lattice import Lattice
+from jepa_core.masking.block import MultiBlockMasker, TubeMasker
 from jepa_core.methods.masked import MaskedPrediction, Regulariser
 from jepa_core.nn.predictor import TransformerPredictor
 from jepa_core.targets import EmaTarget, LayerNormalise, MomentumSchedule, RawTarget, StopGradientTarget
@@ -70,7 +71,10 @@ def build_method(
 ) -> MaskedPrediction:
     """The method on inputs of ``size`` in patches of ``patch``, ``([frames,] height, width)`` both."""
     front_end = PatchFrontEnd(patch)
-    encoder = choose_encoder(options.encoder, patch_lattice(size, patch), front_end.channels)
+    lattice = patch_lattice(size, patch)
+    if isinstance(masker, MultiBlockMasker | TubeMasker):
+        masker.check(lattice)  # here, where what a user can mend becomes one line
+    encoder = choose_encoder(options.encoder, lattice, front_end.channels)
     on_pixels = options.target.policy == "pixels"
     method = MaskedPrediction(
         front_end=front_end,
