@@ -232,8 +232,9 @@ class Tubes:
         scale: share of a frame's sites of a block.
         aspect: rows / columns.
         time_scale: share of the time steps; all of them makes tubes.
-        context_share, target_share: lengths with ``truncate=random``, as shares of all sites. The defaults of
-            :data:`SHORT` and :data:`LONG` are what the released collator leaves at its batch of 24.
+        context_share, target_share: lengths with ``truncate=random``, as shares of all sites. Those of
+            :data:`SHORT` and :data:`LONG` are near what the released collator leaves at its batch of 24 (23.3 and
+            47.8 %, 6.2 and 70.4 %).
     """
 
     name: str
