@@ -107,8 +107,10 @@ def test_published_recipes_hold_the_published_values() -> None:
         "ijepa_vith16_448": ("huge", 16, 448, 12, 187_500, 25_000, 16),
         "ijepa_vith14_in22k": ("huge", 14, 224, 12, 457_512, 20_796, 32),
         "ijepa_vitg16_in22k": ("giant", 16, 224, 16, 305_008, 20_796, 16),
+        "ijepa_vitb16": ("base", 16, 224, 6, 375_000, 25_000, 128),
+        "ijepa_vitl16": ("large", 16, 224, 12, 375_000, 25_000, 128),
     }
-    assert set(expected) | {"quickstart", "mae"} == set(RECIPES)
+    assert set(expected) | {"quickstart", "mae", "cifar10", "small"} == set(RECIPES)
     for name, values in expected.items():
         run = compose(VisionRun, MODALITY.recipes / f"{name}.yaml", [])
         vision, rate = run.vision, run.optimizer
