@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
 from jepa_core.targets import (
+    CentredLayerNormalise,
     EmaTarget,
     FrozenTarget,
     LayerNormalise,
@@ -122,6 +123,23 @@ def test_standardise_uses_the_valid_sites_of_its_kind_only() -> None:
 def test_layer_normalise_gives_each_vector_mean_0_and_variance_1() -> None:
     out = LayerNormalise()(torch.randn(2, 1, 3, 16) * 3 + 1, Sites(torch.zeros(2, 1, 3, dtype=torch.long)))
     torch.testing.assert_close(out.mean(-1), torch.zeros(2, 1, 3), atol=1e-5, rtol=0)
+
+
+def test_centring_takes_off_what_a_sample_has_in_common() -> None:
+    torch.manual_seed(0)
+    features, valid = torch.randn(2, 3, 5, 16, dtype=torch.float64), torch.rand(2, 3, 5) > 0.3
+    targets = Sites(torch.zeros(2, 3, 5, dtype=torch.long), valid)
+    out = CentredLayerNormalise()(features, targets)
+    shared = torch.randn(2, 1, 1, 16, dtype=torch.float64) * 100
+    torch.testing.assert_close(CentredLayerNormalise()(features + shared, targets), out)
+    wild = torch.where(valid.unsqueeze(-1), features, 1e6)
+    torch.testing.assert_close(CentredLayerNormalise()(wild, targets)[valid], out[valid])
+    torch.testing.assert_close(out.var(-1, correction=0), torch.ones(2, 3, 5, dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_centring_without_a_valid_target_is_finite() -> None:
+    targets = Sites(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.bool))
+    assert CentredLayerNormalise()(torch.randn(1, 1, 2, 4), targets).isfinite().all()
 
 
 def correlated(rows: int, width: int) -> tuple[Tensor, Sites]:

@@ -184,10 +184,21 @@ def test_mask_pictures_say_what_they_show(recipe: str, titles: list[str] | None)
     assert titles is None or [picture.title for picture in pictures] == titles
 
 
+def test_variance_is_that_of_samples_or_of_the_tokens_within_each() -> None:
+    batch, found = noise(4, 8, 48, 48), {}
+    for whose in ("samples", "tokens"):
+        method = built(configured("quickstart", f"vision.variance_of={whose}", "vision.variance_weight=0.5"))
+        found[whose] = method(batch, 1).terms
+    assert {"pooled_variance/context", "pooled_covariance/context"} <= set(found["samples"])
+    assert {"variance/context", "covariance/context"} <= set(found["tokens"])
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
         ("data.frames=7", "data.frames: expected a multiple of vision.encoder.tubelet"),
+        ("data.region=[0.5,0,0.5,1]", "data.region: expected top, left, bottom and right"),
+        ("data.region=[0,1]", "data.region: expected top, left, bottom and right"),
         ("data.height=50", "data.height: expected a multiple of vision.encoder.patch"),
         ("vision.masking.edges=wrap", "vision.masking.edges"),
         ("vision.masking.long.scale=1.5", "vision.masking.long.scale"),

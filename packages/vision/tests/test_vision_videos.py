@@ -19,7 +19,7 @@ from video_cases import FIRST, SIZE, STEP, Film, clips, numbers
 
 from jepa_core.contracts import BadSample
 from jepa_vision.augment import Augment
-from jepa_vision.video_data import Clips, stride_places, timed_places
+from jepa_vision.video_data import Clips, box_within, stride_places, timed_places
 from jepa_vision.video_files import FrameFiles, VideoList, find_videos
 
 
@@ -272,3 +272,27 @@ def test_the_real_talking_face_is_found_and_decoded() -> None:
     # A face that speaks moves, but little.
     moved = np.abs(np.diff(clip.astype(int), axis=0)).mean()
     assert 0.2 < moved < 10
+
+
+# --------------------------------------------------------------------------------------------------------------- region
+
+
+def test_a_region_is_cut_and_varied_as_if_it_were_the_frame(tmp_path: Path) -> None:
+    whole, below = tmp_path / "whole", tmp_path / "below"
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        for folder, cut in ((whole, pixels), (below, pixels[20:, 15:45])):
+            (folder / "a").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(cut).save(folder / f"a/{number}.png")
+    augment = Augment(scale=(0.3, 1.0), aspect=(0.75, 1.35), flip=0.5)
+    for view in (None, augment):
+        region = Clips(find_videos(whole).records, (16, 24), 4, 0.0, 1, view, (0.25, 0.5, 0.75, 1.0))
+        cut = Clips(find_videos(below).records, (16, 24), 4, 0.0, 1, view)
+        # The filter reads up to three pixels beyond a cut, where there are some.
+        inner = np.s_[:, 3:-3, 3:-3]
+        assert np.array_equal(region.load(0, 5)[inner], cut.load(0, 5)[inner])
+
+
+def test_the_smallest_region_is_a_pixel_of_the_frame() -> None:
+    assert box_within((0.999, 0.999, 1.0, 1.0), 10, 8, lambda w, h: (0, 0, w, h)) == (9, 7, 10, 8)

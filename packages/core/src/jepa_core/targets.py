@@ -174,6 +174,22 @@ class LayerNormalise:
         return nn.functional.layer_norm(_wide(features_BKMD), features_BKMD.shape[-1:])
 
 
+class CentredLayerNormalise:
+    """As :class:`LayerNormalise`, after the mean over the sample's valid targets is taken off.
+
+    What all targets of a sample share (who speaks, the light) is easily predicted from any part of the context. Without
+    it what remains to be predicted is where and when features differ. data2vec's instance norm (2202.03555, section
+    3.3) takes it off too, but also makes each channel as large as every other, noise included.
+    """
+
+    def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor:
+        """``[B, K, M, D]`` to the same shape, float32."""
+        x = _wide(features_BKMD)
+        weight = targets.valid_mask().unsqueeze(-1).to(x.dtype)
+        mean = (x * weight).sum((1, 2), keepdim=True) / weight.sum((1, 2), keepdim=True).clamp(min=1)
+        return nn.functional.layer_norm(x - mean, x.shape[-1:])
+
+
 class Standardise:
     """Each channel to mean 0 and variance 1 over the batch's valid target sites of one kind, over all processes.
 

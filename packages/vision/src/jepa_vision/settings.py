@@ -158,13 +158,15 @@ class TargetSettings:
     Attributes:
         policy: ``ema`` (features of a moving average of the encoder), ``stop_gradient`` (the encoder's own), or
             ``pixels`` (the masked autoencoder, the control).
-        normalise: ``layer`` (each target vector to mean 0 and variance 1; with pixels, each patch) or ``none``.
+        normalise: ``layer`` (each target vector to mean 0 and variance 1; with pixels, each patch), ``centred_layer``
+            (the same after the mean of the sample's targets is taken off: what all of them share need not be
+            predicted) or ``none``.
         momentum_start: EMA momentum of the first update.
         momentum_end: EMA momentum of the last update.
     """
 
     policy: Literal["ema", "stop_gradient", "pixels"] = "ema"
-    normalise: Literal["layer", "none"] = "layer"
+    normalise: Literal["layer", "centred_layer", "none"] = "layer"
     momentum_start: float = 0.996
     momentum_end: float = 1.0
 
@@ -184,8 +186,10 @@ class VisionSettings:
         weights_copy: of weights that have both: ``teacher`` (the moving average, which the papers evaluate) or
             ``student``; it fills the encoder and its moving average.
         weights_parts: ``all`` (encoder and predictor) or ``encoder`` (a random predictor).
-        variance_weight: weight of variance hinge and covariance of the batch's mean context features; 0 = none. Small
-            encoders lose rank without it.
+        variance_weight: weight of variance hinge and covariance of context features; 0 = none. Small encoders lose rank
+            without it.
+        variance_of: whose: ``samples`` (mean features of the samples of the batch) or ``tokens`` (the tokens within
+            each sample: what differs from place to place and from time to time).
     """
 
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
@@ -197,28 +201,25 @@ class VisionSettings:
     weights_copy: Literal["teacher", "student"] = "teacher"
     weights_parts: Literal["all", "encoder"] = "all"
     variance_weight: float = 0.0
+    variance_of: Literal["samples", "tokens"] = "samples"
 
 
 @dataclass
-class VisionProbeSettings:
-    """The probe on frozen features: which class is this image?
+class ProbeSettings:
+    """The probe on frozen features, as images and clips have it.
 
     Attributes:
         enabled: whether the run ends with the probe (it needs classes).
         neighbours: k of the nearest-neighbour vote.
-        train_images: images the probe is fitted on, at most; 0 = all.
-        test_images: images it is tested on, at most; 0 = all.
         encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
         layer: the block whose output is probed, counted from 0, before any norm; -1 = the last one after its norm.
         heads: what reads the features: ``linear`` and ``knn`` (pooled tokens), ``attentive`` (V-JEPA's probe, on all
             tokens). The first leads the table.
-        batch_size: images embedded at a time.
+        batch_size: images or clips embedded at a time.
     """
 
     enabled: bool = True
     neighbours: int = 20
-    train_images: int = 0
-    test_images: int = 0
     encoder: Literal["online", "target"] = "online"
     layer: int = -1
     heads: list[str] = field(default_factory=lambda: ["linear", "knn"])
@@ -233,6 +234,19 @@ class VisionProbeSettings:
                 raise ValueError(
                     f"heads: expected some of {', '.join(PROBE_HEADS)}, got {name!r}{hint(name, PROBE_HEADS)}"
                 )
+
+
+@dataclass
+class VisionProbeSettings(ProbeSettings):
+    """The probe on frozen features: which class is this image?
+
+    Attributes:
+        train_images: images the probe is fitted on, at most; 0 = all.
+        test_images: images it is tested on, at most; 0 = all.
+    """
+
+    train_images: int = 0
+    test_images: int = 0
 
 
 @dataclass
@@ -257,10 +271,7 @@ class VisionRun(RunSettings):
         check_view(self.data.height, self.data.width, self.vision.encoder.patch, self.data.augment)
         self._check_masking()
         check_method(self.vision, self.probe.encoder)
-        if self.vision.encoder.timm is None:
-            check_between("probe.layer", self.probe.layer, -1, SIZES[self.vision.encoder.size].depth - 1)
-        for key in ("neighbours", "batch_size"):
-            check_between(f"probe.{key}", getattr(self.probe, key), 1, float("inf"))
+        check_probe(self.probe, self.vision.encoder)
         for key in ("train_images", "test_images"):
             check_between(f"probe.{key}", getattr(self.probe, key), 0, float("inf"))
 
@@ -314,6 +325,14 @@ def check_method(options: VisionSettings, probed: str) -> None:
         raise ValueError("vision.encoder.positions: stored needs vision.weights, which bring the table, got none")
     if probed == "target" and target.policy != "ema":
         raise ValueError(f"probe.encoder: target needs vision.target.policy=ema, got {target.policy}")
+
+
+def check_probe(probe: ProbeSettings, encoder: EncoderSettings) -> None:
+    """Refuses a block that the encoder does not have, and numbers below 1; timm's models tell their blocks later."""
+    if encoder.timm is None:
+        check_between("probe.layer", probe.layer, -1, SIZES[encoder.size].depth - 1)
+    for key in ("neighbours", "batch_size"):
+        check_between(f"probe.{key}", getattr(probe, key), 1, float("inf"))
 
 
 def _check_timm(encoder: EncoderSettings) -> None:

@@ -10,6 +10,7 @@ Rules, besides those of ``video_decode`` on what is read and what is refused:
   middle one or several spread evenly from the first to the last;
 - a clip longer than the video starts at its first frame and repeats its last one; a single image is a still clip;
 - a frame folder without ``fps.txt`` has no times: ``fps`` above 0 refuses it;
+- of each frame only the region is used; at its edge, as at that of every cut, the filter reads a pixel or two beyond;
 - crop, flip, colour and blur are drawn once and hold for all frames, which must be of one size;
 - a clip depends on the file, the settings and the seed alone; nothing is kept from one clip to the next.
 """
@@ -46,6 +47,7 @@ class Clips:
         fps: frames per second of a clip; 0 = every ``stride``-th video frame instead.
         stride: video frames from one clip frame to the next, with ``fps`` 0.
         augment: None = the clip in the middle, the centre cut.
+        region: left, top, right and bottom edge of what is used of a frame, as shares of its width and height.
     """
 
     def __init__(
@@ -56,11 +58,12 @@ class Clips:
         fps: float,
         stride: int,
         augment: Augment | None = None,
+        region: Box = (0.0, 0.0, 1.0, 1.0),
     ) -> None:
         if not records:
             raise ValueError("videos: expected at least one, got none; look at data.root and its splits")
         self.records, self.size, self.augment = tuple(records), size, augment
-        self.frames, self.fps, self.stride = frames, fps, stride
+        self.frames, self.fps, self.stride, self.region = frames, fps, stride, region
 
     def __len__(self) -> int:
         return len(self.records)
@@ -147,11 +150,20 @@ class Clips:
         for picture in footage.pictures(unique.tolist()):
             if first is None:
                 first = picture.size
-                box = box_of(*first)
+                box = box_within(self.region, *first, box_of)
             if picture.size != first:
                 raise BadSample(f"{self.sample_id(index)}: frames of {first} and {picture.size}, expected one size")
             views.append(picture.cut(box, self.size))
         return np.stack(views)[inverse.reshape(places.shape)]
+
+
+def box_within(region: Box, width: int, height: int, box_of: Callable[[int, int], Box]) -> Box:
+    """The box that ``box_of`` chooses in a region of a frame, in pixels of the frame; whole pixels, one at least."""
+    left, top, right, bottom = region
+    x, y = min(round(left * width), width - 1), min(round(top * height), height - 1)
+    wide, tall = max(round(right * width) - x, 1), max(round(bottom * height) - y, 1)
+    box = box_of(wide, tall)
+    return box[0] + x, box[1] + y, box[2] + x, box[3] + y
 
 
 def stride_places(count: int, frames: int, stride: int, choose: Callable[[int], int]) -> NDArray[np.int64]:

@@ -9,9 +9,11 @@ from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, Tra
 from jepa_vision.settings import (
     AugmentSettings,
     EncoderSettings,
+    ProbeSettings,
     VisionSettings,
     check_between,
     check_method,
+    check_probe,
     check_rising,
     check_view,
 )
@@ -28,6 +30,8 @@ class VideoDataSettings(DataSettings):
         fps: frames per second of a clip, whatever the video has; 0 = take every ``stride``-th frame instead.
         stride: video frames from one clip frame to the next, with ``fps`` 0.
         height, width: input size in pixels, a multiple of ``vision.encoder.patch``.
+        region: top, left, bottom and right edge of what is used of each frame, as shares of its height and width, where
+            the camera always shows something else beside.
         label: column of the label table or field of the ``.json`` beside a video that names the class; None = the
             table's ``label``, the ``.cls`` file or the folder.
         clips: generated clips that count as one epoch; only used without recordings.
@@ -39,6 +43,7 @@ class VideoDataSettings(DataSettings):
     stride: int = 4
     height: int = 224
     width: int = 224
+    region: list[float] = field(default_factory=lambda: [0.0, 0.0, 1.0, 1.0])
     label: str | None = None
     clips: int = 2000
     augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(aspect_max=1.35, flip=0.5))
@@ -114,23 +119,16 @@ class VideoSettings(VisionSettings):
 
 
 @dataclass
-class VideoProbeSettings:
-    """The probe on frozen features: which class is this clip?
+class VideoProbeSettings(ProbeSettings):
+    """The probe on frozen features: which class is this clip? What is not listed here is as for images.
 
     Attributes:
-        enabled: whether the run ends with the probe (it needs classes).
-        neighbours: k of the nearest-neighbour vote.
         train_clips: clips the probe is fitted on, at most; 0 = all.
         test_clips: clips it is tested on, at most; 0 = all.
-        encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
-        batch_size: clips embedded at a time.
     """
 
-    enabled: bool = True
-    neighbours: int = 20
     train_clips: int = 0
     test_clips: int = 0
-    encoder: Literal["online", "target"] = "online"
     batch_size: int = 32
 
 
@@ -153,15 +151,13 @@ class VideoRun(RunSettings):
 
     def validate(self) -> None:
         """Impossible values; each message names the key, what was expected and what came."""
-        many = float("inf")
         check_view(self.data.height, self.data.width, self.vision.encoder.patch, self.data.augment)
         self._check_clip()
         self._check_masking()
         check_method(self.vision, self.probe.encoder)
-        for key in ("neighbours", "batch_size"):
-            check_between(f"probe.{key}", getattr(self.probe, key), 1, many)
+        check_probe(self.probe, self.vision.encoder)
         for key in ("train_clips", "test_clips"):
-            check_between(f"probe.{key}", getattr(self.probe, key), 0, many)
+            check_between(f"probe.{key}", getattr(self.probe, key), 0, float("inf"))
 
     def _check_clip(self) -> None:
         data, tubelet = self.data, self.vision.encoder.tubelet
@@ -173,6 +169,13 @@ class VideoRun(RunSettings):
         check_between("data.fps", data.fps, 0, 1000)
         check_between("data.stride", data.stride, 1, 1000)
         check_between("data.clips", data.clips, 1, float("inf"))
+        if len(data.region) != 4 or not (
+            0 <= data.region[0] < data.region[2] <= 1 and 0 <= data.region[1] < data.region[3] <= 1
+        ):
+            raise ValueError(
+                f"data.region: expected top, left, bottom and right from 0 to 1, top above bottom and left of right, "
+                f"got {data.region}"
+            )
 
     def _check_masking(self) -> None:
         masking = self.vision.masking

@@ -162,7 +162,8 @@ def splits_of(config: VideoRun, videos: VideoList) -> Splits:
 def clips_of(config: VideoRun, records: Sequence[VideoRecord], augment: Augment | None = None) -> Clips:
     """Clips of records as the settings want them; ``augment`` None = the plain view."""
     data = config.data
-    return Clips(records, size_of(config), data.frames, data.fps, data.stride, augment)
+    top, left, bottom, right = data.region
+    return Clips(records, size_of(config), data.frames, data.fps, data.stride, augment, (left, top, right, bottom))
 
 
 def _recorded_side(config: VideoRun, records: Sequence[VideoRecord]) -> ProbeSide:
