@@ -19,6 +19,10 @@ from jepa_core.train.run import run_training
 Cost = dict[str, float | str]
 
 
+MASKED_AUTOENCODER = ["vision.target.policy=pixels", "vision.energy=l2", "vision.variance_weight=0.0"]
+"""What makes the control of a recipe of images or clips: all else is the recipe's."""
+
+
 def train(config: RunSettings, modality: Modality, runs: Path, name: str) -> tuple[Method, Cost]:
     """Trains through the trainer that every user runs; returns the frozen method and the run's own figures."""
     config.runs_dir, config.name = str(runs / name), "run"

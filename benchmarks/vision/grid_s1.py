@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -41,12 +42,11 @@ from jepa_vision.video_settings import VideoRun
 from jepa_vision.video_sources import clips_of, size_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import hardware, train  # noqa: E402  # beside the benchmarks, in no package
+from common import MASKED_AUTOENCODER, hardware, train  # noqa: E402  # beside the benchmarks, in no package
 
 PARTS = 150
 SPARE = 1.125  # clips are kept this much larger than the input, for random crops
 CROP_STREAM = 331
-MAE = ["vision.target.policy=pixels", "vision.energy=l2", "vision.variance_weight=0.0"]
 Features = Mapping[str, Tensor]
 
 
@@ -117,8 +117,7 @@ def decode(config: VideoRun, records: Sequence[VideoRecord]) -> KeptClips:
     """All clips, a little larger than the input."""
     height, width = (math.ceil(side * SPARE) for side in size_of(config))
     larger = compose(VideoRun, None, [])
-    larger.data.frames, larger.data.fps, larger.data.stride = config.data.frames, config.data.fps, config.data.stride
-    larger.data.height, larger.data.width = height, width
+    larger.data = replace(config.data, height=height, width=width)
     source = clips_of(larger, records)
     return KeptClips(np.stack([source.load(index, 0) for index in range(len(source))]), size_of(config))
 
@@ -189,7 +188,7 @@ def one_seed(
     wanted = [*(["trainer.max_steps=" + str(arguments.steps)] if arguments.steps else []), *arguments.set]
     base = [f"recipe={arguments.recipe}", f"seed={seed}", "logging.trackers=[]", "monitor.every=50", *wanted]
     recipe = find_recipe(VideoModality(), arguments.recipe)
-    plain, control = compose(VideoRun, recipe, base), compose(VideoRun, recipe, [*base, *MAE])
+    plain, control = compose(VideoRun, recipe, base), compose(VideoRun, recipe, [*base, *MASKED_AUTOENCODER])
     methods = {"untrained": cast(MaskedPrediction, build_method(plain, KeptVideo(kept[0])).eval())}
     methods["trained"] = pretrain(plain, kept[0])
     if not arguments.no_control:

@@ -31,7 +31,7 @@ from jepa_vision.sources import images_of, size_of, splits_of
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from common import hardware, spread, train  # noqa: E402  # beside the benchmarks, in no package
+from common import MASKED_AUTOENCODER, hardware, spread, train  # noqa: E402  # beside the benchmarks, in no package
 
 Row = dict[str, Measurement]
 COLUMNS = ("linear", "kNN", "linear, 2x2", "kNN, 2x2")
@@ -55,12 +55,9 @@ def trained(config: VisionRun, runs: Path, name: str) -> tuple[MaskedPrediction,
 
 
 def run_seed(
-    data: str, recipe: str, control: str, seed: int, runs: Path, overrides: list[str], raw: Row | None
+    data: str, recipe: str, seed: int, runs: Path, overrides: list[str], raw: Row | None
 ) -> tuple[dict[str, Any], Row]:
-    """All rows of one seed, and the row of the pictures themselves.
-
-    ``control`` is a recipe, or ``none``; ``raw`` is the latter row where another seed has measured it already.
-    """
+    """All rows of one seed, and the row of the pictures themselves: ``raw``, where another seed has measured it."""
     config = config_for(data, recipe, seed, overrides)
     # Before training: without its probe a run would hold back nothing from data that name no test split.
     splits = splits_of(config, images_of(config))
@@ -75,12 +72,9 @@ def run_seed(
     name, costs = Path(data).name, {}
     method, costs["trained"] = trained(config, runs, f"{name}-{recipe}-{seed}")
     probe.add("trained", method)
-    if control != "none":
-        steps = f"trainer.max_steps={config.trainer.max_steps}"
-        settings = config_for(data, control, seed, [*overrides, steps])
-        method, costs[control] = trained(settings, runs, f"{name}-{recipe}-{control}-{seed}")
-        probe.settings = settings.probe
-        probe.add(control, method)
+    control = config_for(data, recipe, seed, [*overrides, *MASKED_AUTOENCODER])
+    method, costs["mae"] = trained(control, runs, f"{name}-{recipe}-mae-{seed}")
+    probe.add("mae", method)
     rows = {row: {column: vars(found) for column, found in figures.items()} for row, figures in probe.rows.items()}
     found = {
         "data": name,
@@ -102,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     raw: Row | None = None
     for seed in args.seeds:
         start = time.time()
-        found, raw = run_seed(args.data, args.recipe, args.control, seed, args.runs, args.overrides, raw)
+        found, raw = run_seed(args.data, args.recipe, seed, args.runs, args.overrides, raw)
         path = HERE / "results" / f"{found['data']}-{args.recipe}-seed{seed}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(f"wrote {path.name} after {time.time() - start:.0f} s")
@@ -166,7 +160,6 @@ def main() -> None:
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
     runner.add_argument("--recipe", default="quickstart")
-    runner.add_argument("--control", default="mae", help="a recipe trained for the same number of steps, or none")
     runner.add_argument("overrides", nargs="*", help="settings a.b=c, for both recipes")
     runner.set_defaults(run=run)
     commands.add_parser("table").set_defaults(run=table)
