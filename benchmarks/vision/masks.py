@@ -221,8 +221,8 @@ def border(figures: Figures, where: Lattice) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def evenness_lines(samples: int) -> list[str]:
-    """Least and most used site of masks of fixed length, against what chance alone does."""
+def evenness_lines(chance: float) -> list[str]:
+    """Least and most used site of masks of fixed length, from enough samples for chance alone to do no more."""
     lines = [
         "| masks | grid | edges | samples | context: least, most used | chance | targets: least, most used | chance |",
         "|---|---|---|---|---|---|---|---|",
@@ -230,18 +230,21 @@ def evenness_lines(samples: int) -> list[str]:
     grids = {"images": [(14, 14), (16, 16), (10, 24)], "clips": [(8, 14, 14), (4, 6, 10)]}
     for edges in ("wrap", "inside"):
         for sizes in grids["images"]:
-            lines.append(evenness("multiblock", MultiBlockMasker(edges=edges), lattice(*sizes), samples))
+            lines.append(evenness("multiblock", MultiBlockMasker(edges=edges), lattice(*sizes), chance))
         for tubes in (SHORT, LONG):
             for sizes in grids["clips"]:
-                lines.append(evenness(tubes.name, TubeMasker((tubes,), edges=edges), lattice(*sizes), samples))
+                lines.append(evenness(tubes.name, TubeMasker((tubes,), edges=edges), lattice(*sizes), chance))
     return lines
 
 
-def evenness(name: str, masker: MultiBlockMasker | TubeMasker, where: Lattice, samples: int) -> str:
+def evenness(name: str, masker: MultiBlockMasker | TubeMasker, where: Lattice, chance: float) -> str:
     """One line of the table."""
     batch = 1024 if where.count < 400 else 256
+    shares = [float(here.double().mean()) for here in next(ours(masker, where, batch))[1:]]
+    # What is inside deviates by tens of percent: no need to be as sure.
+    wanted = chance if masker.edges == "wrap" else 0.05
+    batches = math.ceil(max((1 - p) / p for p in shares) * (greatest_of(where.count) / wanted) ** 2 / batch)
     used = [torch.zeros(where.count, dtype=torch.float64) for _ in range(2)]
-    batches = samples // batch
     for _, (_, context, targets) in zip(range(batches), ours(masker, where, batch), strict=False):
         for total, here in zip(used, (context, targets), strict=True):
             total += here.double().mean(0) / batches
@@ -249,12 +252,15 @@ def evenness(name: str, masker: MultiBlockMasker | TubeMasker, where: Lattice, s
     for share in used:
         relative = share / share.mean() - 1
         error = math.sqrt(float((1 - share.mean()) / share.mean()) / (batches * batch))
-        # Half of all samples as large would deviate by more than this somewhere, by chance alone.
-        normal = torch.distributions.Normal(0.0, 1.0)
-        greatest = float(normal.icdf(torch.tensor((1 + 0.5 ** (1 / where.count)) / 2, dtype=torch.float64)))
         cells.append(f"{100 * float(relative.min()):+.2f}, {100 * float(relative.max()):+.2f} %")
-        cells.append(f"± {100 * error * greatest:.2f} %")
+        cells.append(f"± {100 * error * greatest_of(where.count):.2f} %")
     return "| " + " | ".join(cells) + " |"
+
+
+def greatest_of(sites: int) -> float:
+    """Half of all samples of so many normal draws deviate by more than this many errors somewhere, by chance alone."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    return float(normal.icdf(torch.tensor((1 + 0.5 ** (1 / sites)) / 2, dtype=torch.float64)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -264,7 +270,7 @@ def evenness(name: str, masker: MultiBlockMasker | TubeMasker, where: Lattice, s
 PAGE = """# Block masks
 
 `python benchmarks/vision/masks.py --reference <clone of ijepa> --reference-vjepa <clone of jepa>`,
-{samples} samples a row and side, but 400 batches at least and 5000 at most, and {even} samples a row of evenness;
+{samples} samples a row and side, but 400 batches at least and 5000 at most;
 seed 0, torch {torch}, {minutes:.0f} min on one shared CPU core.
 Released collators: facebookresearch/ijepa {ijepa}, facebookresearch/jepa {jepa}.
 
@@ -283,12 +289,15 @@ Lengths in sites of an image, percent of a clip of 8 x 14 x 14 (context / target
 Share of the context's sites in the top row and the last three rows, and use of the last row and column on either side.
 
 {places}
+"""
 
+
+EVENNESS = """
 ## How evenly the masks of fixed length lie (`truncate=random`)
 
 Use of the least and the most used site against the mean, over the grid. `wrap`, the default, has no preferred place:
 what is left is chance, whose greatest deviation over the grid is beside it (its median). `inside` is as published:
-the border is in fewer blocks.
+the border is in fewer blocks. This part alone: `python benchmarks/vision/masks.py --evenness`.
 
 {evenness}
 """
@@ -303,30 +312,38 @@ def commit(folder: Path) -> str:
 def main() -> None:
     """Measures and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, required=True, help="clone of facebookresearch/ijepa")
-    parser.add_argument("--reference-vjepa", type=Path, required=True, help="clone of facebookresearch/jepa")
+    parser.add_argument("--reference", type=Path, help="clone of facebookresearch/ijepa")
+    parser.add_argument("--reference-vjepa", type=Path, help="clone of facebookresearch/jepa")
+    parser.add_argument("--evenness", action="store_true", help="that part alone, written anew into the page")
     parser.add_argument(
-        "--samples", type=int, default=200_000, help="of each parity row and side, within 1500 to 12000 batches"
+        "--samples", type=int, default=200_000, help="of each parity row and side, within 400 to 5000 batches"
     )
-    parser.add_argument("--even", type=int, default=60_000, help="of each row of evenness")
+    parser.add_argument("--chance", type=float, default=0.015, help="samples of evenness: until chance does no more")
     parser.add_argument("--out", type=Path, default=HERE / "MASKS.md")
     chosen = parser.parse_args()
+    if not chosen.evenness and not (chosen.reference and chosen.reference_vjepa):
+        parser.error("expected --reference and --reference-vjepa, or --evenness")
     # The released collator warns whenever it draws a context block again.
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    page = chosen.out.read_text(encoding="utf-8").split("\n## How evenly")[0] if chosen.evenness else parity(chosen)
+    evenly = "\n".join(evenness_lines(chosen.chance))
+    chosen.out.write_text(page + EVENNESS.format(evenness=evenly), encoding="utf-8")
+    print(chosen.out)
+
+
+def parity(chosen: argparse.Namespace) -> str:
+    """The page down to evenness."""
     start, found = time.perf_counter(), []
     for row in rows(chosen.reference, chosen.reference_vjepa):
         found.append(compare(row, chosen.samples))
         print("\n".join(parity_lines(found[-1:])[2:]), flush=True)
-    evenly = evenness_lines(chosen.even)
-    page = PAGE.format(
-        samples=chosen.samples, even=chosen.even, torch=torch.__version__, minutes=(time.perf_counter() - start) / 60,
+    return PAGE.format(
+        samples=chosen.samples, torch=torch.__version__, minutes=(time.perf_counter() - start) / 60,
         ijepa=commit(chosen.reference), jepa=commit(chosen.reference_vjepa),
         least=min(found[1].released.by_size), most=max(found[1].released.by_size),
-        parity="\n".join(parity_lines(found)), places="\n".join(place_lines(found)), evenness="\n".join(evenly),
+        parity="\n".join(parity_lines(found)), places="\n".join(place_lines(found)),
     )  # fmt: skip
-    chosen.out.write_text(page, encoding="utf-8")
-    print(chosen.out)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_tokens_too_large_to_keep_are_computed_anew(pictures: Path, monkeypatch:
     probe = ImageProbe(split_images(find_images(pictures), 5), (48, 48), config.probe, CPU)
     side: Side = probe.test
     kept = probe._tokens(method, side)
-    monkeypatch.setattr("jepa_vision.probe.MOST_TOKEN_BYTES", 1000)
+    monkeypatch.setattr("jepa_vision.readouts.MOST_TOKEN_BYTES", 1000)
     anew = probe._tokens(method, side)
     assert isinstance(kept.tokens, torch.Tensor) and callable(anew.tokens)
     places = torch.tensor([3, 0, 7])

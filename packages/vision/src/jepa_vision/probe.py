@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,18 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepa_core.contracts import BadSample, Measurement, ProbeTable, Tokens
-from jepa_core.evaluate.attentive import AttentiveSettings, TokenSet, attentive_probe_accuracy
+from jepa_core.evaluate.attentive import TokenSet
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.image_data import Images, Splits
 from jepa_vision.image_files import Record
-from jepa_vision.readouts import ATTENTIVE, COLUMNS, frozen_tokens, mean_token, measure, quarters
+from jepa_vision.readouts import (
+    ATTENTIVE,
+    COLUMNS,
+    frozen_tokens,
+    mean_token,
+    measure,
+    measure_tokens,
+    note_of_heads,
+    quarters,
+    reads_pooled,
+    token_set,
+)
 from jepa_vision.settings import VisionProbeSettings
 
 MEAN, QUARTERS = "", ", 2x2"
 RAW_SIDE = 16
-ATTENTIVE_LRS, ATTENTIVE_SEED = (3e-3, 1e-3, 3e-4), 0
-MOST_TOKEN_BYTES = 2 * 2**30
-"""Tokens of one side of the split that take more than this are not kept."""
 
 Features = Mapping[str, Tensor]
 
@@ -87,15 +95,13 @@ class ImageProbe:
 
     def add(self, name: str, method: MaskedPrediction) -> None:
         """The row of an encoder."""
-        train, test = self._features(method, self.train), self._features(method, self.test)
-        for readout in (MEAN, QUARTERS):
-            self._measure(name, readout, train[readout], test[readout])
+        if reads_pooled(self.settings.heads):
+            train, test = self._features(method, self.train), self._features(method, self.test)
+            for readout in (MEAN, QUARTERS):
+                self._measure(name, readout, train[readout], test[readout])
         if "attentive" in self.settings.heads:
             sides = self._tokens(method, self.train), self._tokens(method, self.test)
-            heads = cast(Any, method.encoder).size.heads
-            settings = AttentiveSettings(heads, lrs=ATTENTIVE_LRS, seed=ATTENTIVE_SEED)
-            found = attentive_probe_accuracy(*sides, settings, self.device).accuracy
-            self.rows[name][ATTENTIVE] = Measurement(found.value, found.stderr)
+            self.rows.setdefault(name, {})[ATTENTIVE] = measure_tokens(method, *sides, self.device)
 
     def add_raw(self) -> None:
         """The row of the pictures themselves."""
@@ -122,17 +128,9 @@ class ImageProbe:
         return frozen_tokens(method, self.settings.encoder, images, self.settings.layer)
 
     def _tokens(self, method: MaskedPrediction, side: Side) -> TokenSet:
-        """All tokens of a side: kept where they fit into memory, else computed each time they are asked for."""
-
-        def compute(places: Tensor) -> Tensor:
-            chunks = places.cpu().split(self.settings.batch_size)
-            return torch.cat([self._encode(method, side, chunk).features.float() for chunk in chunks])
-
-        one = compute(torch.zeros(1, dtype=torch.long))
-        if one.nbytes * len(side.labels) > MOST_TOKEN_BYTES:
-            return TokenSet(compute, side.labels)
-        every = torch.arange(len(side.labels)).split(self.settings.batch_size)
-        return TokenSet(torch.cat([compute(places).cpu() for places in every]), side.labels)
+        return token_set(
+            lambda places: self._encode(method, side, places).features, side.labels, self.settings.batch_size
+        )
 
     def table(self) -> ProbeTable:
         """All rows so far."""
@@ -140,17 +138,9 @@ class ImageProbe:
         left_out = self.train.unreadable + self.test.unreadable
         note = (
             f"accuracy on {len(self.test.labels)} images ({self.note}), fitted on {len(self.train.labels)}; the most "
-            f"frequent class is {share:.3f} of them; kNN with {self.settings.neighbours} neighbours; raw is the image "
-            f"at {RAW_SIDE} x {RAW_SIDE} pixels"
+            f"frequent class is {share:.3f} of them; raw is the image at {RAW_SIDE} x {RAW_SIDE} pixels"
+            f"{note_of_heads(self.settings, 'images')}"
         )
-        if "attentive" in self.settings.heads:
-            rates = ", ".join(f"{lr:g}" for lr in ATTENTIVE_LRS)
-            note += f"; attentive: V-JEPA's probe, the learning rate ({rates}) chosen on a fifth of the training images"
-        if self.settings.layer >= 0:
-            note += f"; features are the output of block {self.settings.layer}, before any norm"
         if left_out:
             note += f"; {left_out} unreadable images left out"
-        return ProbeTable(self._leading(), self.rows, len(self.test.labels), note)
-
-    def _leading(self) -> str:
-        return COLUMNS[self.settings.heads[0]]
+        return ProbeTable(COLUMNS[self.settings.heads[0]], self.rows, len(self.test.labels), note)

@@ -1,8 +1,8 @@
-"""What the probes of images and of clips share: frozen encoders, pooled tokens, and the figures of a readout."""
+"""What the probes of images and of clips share: frozen encoders, pooled and single tokens, figures of a readout."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,12 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepa_core.contracts import Measurement, Tokens
+from jepa_core.evaluate.attentive import AttentiveSettings, TokenSet, attentive_probe_accuracy
 from jepa_core.evaluate.probes import knn_accuracy, linear_probe_accuracy
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_vision.settings import ProbeSettings
 
 LINEAR, KNN, ATTENTIVE = "linear", "kNN", "attentive"
 COLUMNS = {"linear": LINEAR, "knn": KNN, "attentive": ATTENTIVE}
 """Columns of a probe's table by the name of what reads the features."""
+ATTENTIVE_LRS, ATTENTIVE_SEED = (3e-3, 1e-3, 3e-4), 0
+ATTENTIVE_FOLDS = 5
+"""The learning rate is chosen on one part in this many of the training samples."""
+ATTENTIVE_STEPS, ATTENTIVE_BATCHES = 16, (8, 256)
+"""Steps of an epoch that a small training side is cut into, and the bounds of the batch; with large batches throughout,
+the 20 epochs of a few hundred samples are over before anything is learned."""
+MOST_TOKEN_BYTES = 2 * 2**30
+"""Tokens of one side of the split that take more than this are not kept."""
 
 
 @torch.no_grad()
@@ -96,3 +106,58 @@ def measure(
         knn = knn_accuracy(*train, *test, k=min(neighbours, len(train[0])), test_groups=groups[1])
         found[KNN] = Measurement(knn.value, knn.stderr)
     return found
+
+
+def reads_pooled(heads: Sequence[str]) -> bool:
+    """Whether any of the heads reads pooled tokens."""
+    return any(head != "attentive" for head in heads)
+
+
+def token_set(
+    encode: Callable[[Tensor], Tensor], labels: Tensor, batch_size: int, groups: Tensor | None = None
+) -> TokenSet:
+    """All tokens of one side of a split: kept where they fit into memory, else computed each time they are asked for.
+
+    Args:
+        encode: places int64 ``[B]`` on the CPU, at most ``batch_size`` of them, to tokens ``[B, N, D]``.
+        labels: ``[S]``.
+        batch_size: samples encoded at a time.
+        groups: ``[S]`` recording of each sample; None = each is its own.
+    """
+
+    def compute(places: Tensor) -> Tensor:
+        return torch.cat([encode(chunk).float() for chunk in places.cpu().split(batch_size)])
+
+    one = compute(torch.zeros(1, dtype=torch.long))
+    if one.nbytes * len(labels) > MOST_TOKEN_BYTES:
+        return TokenSet(compute, labels, groups)
+    every = torch.arange(len(labels)).split(batch_size)
+    return TokenSet(torch.cat([compute(places).cpu() for places in every]), labels, groups)
+
+
+def measure_tokens(method: MaskedPrediction, train: TokenSet, test: TokenSet, device: torch.device) -> Measurement:
+    """V-JEPA's attentive probe on all tokens of a method's encoder, with as many heads as that has."""
+    apart = len(train.labels) if train.groups is None else len(train.groups.unique())
+    # Few recordings are as many parts: what is held back is at least one of them.
+    folds = max(2, min(ATTENTIVE_FOLDS, apart))
+    fewest, most = ATTENTIVE_BATCHES
+    settings = AttentiveSettings(
+        cast(Any, method.encoder).size.heads,
+        lrs=ATTENTIVE_LRS,
+        batch_size=min(most, max(fewest, len(train.labels) // ATTENTIVE_STEPS)),
+        validation=1 / folds,
+        seed=ATTENTIVE_SEED,
+    )
+    found = attentive_probe_accuracy(train, test, settings, device).accuracy
+    return Measurement(found.value, found.stderr)
+
+
+def note_of_heads(settings: ProbeSettings, inputs: str) -> str:
+    """What a table's note says of its heads and of the layer; ``inputs`` are ``images`` or ``clips``."""
+    note = f"; kNN with {settings.neighbours} neighbours" if "knn" in settings.heads else ""
+    if "attentive" in settings.heads:
+        rates = ", ".join(f"{lr:g}" for lr in ATTENTIVE_LRS)
+        note += f"; attentive: V-JEPA's probe, the learning rate ({rates}) chosen on a part of the training {inputs}"
+    if settings.layer >= 0:
+        note += f"; features are the output of block {settings.layer}, before any norm"
+    return note

@@ -1,7 +1,8 @@
 """The frozen-encoder probe of video: which class is this clip? Logistic regression and nearest neighbours.
 
-Two readouts: the mean of all tokens, and the means of the time steps side by side. Controls: the same encoder untrained
-with the same readouts, the frames themselves at 16 x 16 pixels, and their mean, which shows no motion.
+Two readouts: the mean of all tokens, and the means of the time steps side by side. The attentive probe reads all
+tokens. Controls: the same encoder untrained with the same readouts, the frames themselves at 16 x 16 pixels, and their
+mean, which shows no motion.
 """
 
 from __future__ import annotations
@@ -14,8 +15,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepa_core.contracts import BadSample, Measurement, ProbeTable
+from jepa_core.evaluate.attentive import TokenSet
 from jepa_core.methods.masked import MaskedPrediction
-from jepa_vision.readouts import LINEAR, compress, each_step, frozen_tokens, mean_token, measure
+from jepa_vision.readouts import (
+    ATTENTIVE,
+    COLUMNS,
+    compress,
+    each_step,
+    frozen_tokens,
+    mean_token,
+    measure,
+    measure_tokens,
+    note_of_heads,
+    reads_pooled,
+    token_set,
+)
 from jepa_vision.video_settings import VideoProbeSettings
 from jepa_vision.video_sources import ProbeSide, ProbeSplit
 
@@ -29,16 +43,18 @@ Describe = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Described:
-    """Features of one side of the split.
+    """Features of the clips of one side of the split that can be read.
 
     Attributes:
         features: ``[N, D]`` by row and readout.
+        places: int64 ``[N]``, which clips of the side these are.
         labels: ``[N]``.
         groups: ``[N]`` or None.
         unreadable: clips that were left out.
     """
 
     features: Mapping[tuple[str, str], Tensor]
+    places: Tensor
     labels: Tensor
     groups: Tensor | None
     unreadable: int
@@ -73,7 +89,7 @@ def describe_side(side: ProbeSide, rows: Mapping[str, Describe], batch_size: int
         raise ValueError(f"probe: expected labelled clips that can be read, got none of {len(side.labels)}")
     features = {key: torch.cat(found) for key, found in parts.items()}
     groups = None if side.groups is None else side.groups[kept]
-    return Described(features, side.labels[kept], groups, len(side.labels) - len(kept))
+    return Described(features, torch.tensor(kept), side.labels[kept], groups, len(side.labels) - len(kept))
 
 
 def _batches(side: ProbeSide, size: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -90,42 +106,73 @@ def _batches(side: ProbeSide, size: int) -> Iterator[tuple[list[int], Tensor]]:
             yield places, side.source.collate(loaded)
 
 
-def of_encoder(method: MaskedPrediction, which: str) -> Describe:
-    """The readouts of a method's frozen encoder, ``online`` or ``target``."""
+def of_encoder(method: MaskedPrediction, which: str, layer: int = -1) -> Describe:
+    """The readouts of a method's frozen encoder; arguments as in :func:`jepa_vision.readouts.frozen_tokens`."""
 
     def describe(clips: Tensor) -> Mapping[str, Tensor]:
-        tokens = frozen_tokens(method, which, clips)
+        tokens = frozen_tokens(method, which, clips, layer)
         return {MEAN: mean_token(tokens), STEPS: each_step(tokens)}
 
     return describe
+
+
+def tokens_of(
+    side: ProbeSide, described: Described, method: MaskedPrediction, settings: VideoProbeSettings, device: torch.device
+) -> TokenSet:
+    """All tokens of the clips of a side that were described; where they are not kept, clips are read anew each time."""
+
+    def encode(places: Tensor) -> Tensor:
+        loaded = [side.source.load(index, 0) for index in described.places[places].tolist()]
+        clips = side.source.collate(loaded).to(device)
+        return frozen_tokens(method, settings.encoder, clips, settings.layer).features
+
+    return token_set(encode, described.labels, settings.batch_size, described.groups)
 
 
 def probe_table(
     split: ProbeSplit, encoders: Mapping[str, MaskedPrediction], settings: VideoProbeSettings, device: torch.device
 ) -> ProbeTable:
     """The table of the encoders by row name, and of the controls without one."""
-    rows: dict[str, Describe] = {name: of_encoder(method, settings.encoder) for name, method in encoders.items()}
+    rows: dict[str, Describe] = {
+        name: of_encoder(method, settings.encoder, settings.layer) for name, method in encoders.items()
+    }
     rows |= {RAW: raw_frames, STILL: mean_frame}
-    train, test = (describe_side(side, rows, settings.batch_size, device) for side in (split.train, split.test))
+    # The attentive probe alone needs to know which clips can be read, and no more.
+    wanted = rows if reads_pooled(settings.heads) else {}
+    train, test = (describe_side(side, wanted, settings.batch_size, device) for side in (split.train, split.test))
     found: dict[str, dict[str, Measurement]] = {name: {} for name in rows}
     for name, readout in train.features:
-        parts = compress(
-            train.features[name, readout], test.features[name, readout], RAW_PARTS if name in (RAW, STILL) else PARTS
-        )
-        figures = measure(
-            (parts[0], train.labels), (parts[1], test.labels), settings.neighbours, (train.groups, test.groups)
-        )
+        figures = _measure_pooled((name, readout), train, test, settings)
         found[name] |= {f"{metric}{readout}": figure for metric, figure in figures.items()}
-    return ProbeTable(LINEAR, found, len(test.labels), _note(split, train, test, settings))
+    if "attentive" in settings.heads:
+        for name, method in encoders.items():
+            fitted = tokens_of(split.train, train, method, settings, device)
+            tested = tokens_of(split.test, test, method, settings, device)
+            found[name][ATTENTIVE] = measure_tokens(method, fitted, tested, device)
+    return ProbeTable(COLUMNS[settings.heads[0]], found, len(test.labels), _note(train, test, settings, split.note))
 
 
-def _note(split: ProbeSplit, train: Described, test: Described, settings: VideoProbeSettings) -> str:
+def _measure_pooled(
+    key: tuple[str, str], train: Described, test: Described, settings: VideoProbeSettings
+) -> dict[str, Measurement]:
+    """The figures of one row and readout."""
+    most = RAW_PARTS if key[0] in (RAW, STILL) else PARTS
+    fitted, tested = compress(train.features[key], test.features[key], most)
+    groups = train.groups, test.groups
+    return measure((fitted, train.labels), (tested, test.labels), settings.neighbours, groups, settings.heads)
+
+
+def _note(train: Described, test: Described, settings: VideoProbeSettings, chosen: str) -> str:
     share = test.labels.bincount().max().item() / len(test.labels)
     left_out = train.unreadable + test.unreadable
     note = (
-        f"accuracy on {len(test.labels)} clips ({split.note}), fitted on {len(train.labels)}; the most frequent class "
-        f"is {share:.3f} of them; kNN with {settings.neighbours} neighbours; time: the means of the time steps side by "
-        f"side; raw: the frames at {RAW_SIDE} x {RAW_SIDE} pixels, mean frame: their mean, the first {RAW_PARTS} "
-        f"principal components; other features wider than {PARTS} too are their first {PARTS}"
+        f"accuracy on {len(test.labels)} clips ({chosen}), fitted on {len(train.labels)}; the most frequent class "
+        f"is {share:.3f} of them{note_of_heads(settings, 'clips')}"
     )
+    if reads_pooled(settings.heads):
+        note += (
+            f"; time: the means of the time steps side by side; raw: the frames at {RAW_SIDE} x {RAW_SIDE} pixels, "
+            f"mean frame: their mean, the first {RAW_PARTS} principal components; other features wider than {PARTS} "
+            f"too are their first {PARTS}"
+        )
     return f"{note}; {left_out} unreadable clips left out" if left_out else note
