@@ -15,7 +15,7 @@ from vision_cases import configured
 from jepa_core.errors import ConfigError
 from jepa_vision.augment import Augment, colour
 from jepa_vision.image_data import Images
-from jepa_vision.image_files import Record
+from jepa_vision.image_records import Record
 from jepa_vision.sources import training_source
 
 PLAIN = Augment(scale=(1, 1), aspect=(1, 1))

@@ -15,7 +15,8 @@ from PIL import Image
 from jepa_core.contracts import BadSample
 from jepa_vision.augment import Augment, Box, centre_box, cut, random_box
 from jepa_vision.image_data import Images, decode, decode_cut, split_images
-from jepa_vision.image_files import ImageList, Record, find_images
+from jepa_vision.image_files import find_images
+from jepa_vision.image_records import ImageList, Record
 
 
 def picture(width: int = 20, height: int = 12, seed: int = 0) -> Image.Image:

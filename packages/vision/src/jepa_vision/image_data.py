@@ -28,7 +28,7 @@ from torch import Tensor
 
 from jepa_core.contracts import BadSample
 from jepa_vision.augment import Augment, Box, centre_box, colour, cut, flips, random_box
-from jepa_vision.image_files import Content, ImageList, Record
+from jepa_vision.image_records import Content, ImageList, Record
 
 _MOST_ELONGATED = 32
 # How much larger than wanted a cut stays when a JPEG is decoded smaller than it is.

@@ -13,48 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from jepa_vision.image_records import SPLITS, ImageList, Record, split_of
+from jepa_vision.image_tables import is_saved_dataset, list_parquet, list_saved_dataset, parquet_files
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 LABELS_TABLE = "labels.csv"
 _SHARD = re.compile(r"\.(tar|tar\.gz|tgz)$")
-
-
-# A file's bytes, a picture [H, W] or [H, W, 3], or a picture of Pillow's.
-Content = bytes | NDArray[np.uint8] | Image.Image
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image, not yet read.
-
-    Attributes:
-        sample_id: the same on every machine: path relative to the root, or shard and key.
-        read: gives the file's bytes or the picture.
-        split: ``train``, ``validation``, ``test``, or empty where the data do not say.
-        label: class number; None = not known.
-    """
-
-    sample_id: str
-    read: Callable[[], Content]
-    split: str = ""
-    label: int | None = None
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """What a root holds.
-
-    Attributes:
-        records: in a fixed order.
-        classes: class names by number; empty without labels.
-        kind: how they lie there, for messages.
-    """
-
-    records: tuple[Record, ...]
-    classes: tuple[str, ...]
-    kind: str
 
 
 def find_images(root: str | Path) -> ImageList:
@@ -74,9 +39,6 @@ def find_images(root: str | Path) -> ImageList:
     Raises:
         ValueError: no such folder or file, or no image in it.
     """
-    # Tables give the records that are defined here.
-    from jepa_vision.image_tables import is_saved_dataset, list_parquet, list_saved_dataset, parquet_files
-
     path = Path(root)
     if not path.exists():
         raise ValueError(
@@ -113,11 +75,6 @@ def _files(path: Path, wanted: Callable[[str], bool]) -> list[Path]:
 def shards_of(path: Path) -> list[Path]:
     """The tar shards of a folder in the order of their names, or the one that ``path`` is."""
     return _files(path, lambda name: _SHARD.search(name) is not None)
-
-
-def split_of(name: str) -> str:
-    """The split that a shard, file or folder is named after, or empty."""
-    return SPLITS.get(re.split(r"[-_.]", name.lower())[0], "")
 
 
 # --------------------------------------------------------------------------------------------------------------------

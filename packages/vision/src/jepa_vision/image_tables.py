@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jepa_core.contracts import BadSample
-from jepa_vision.image_files import Content, ImageList, Record, split_of
+from jepa_vision.image_records import Content, ImageList, Record, split_of
 
 HELD_BYTES = 256 * 2**20
 """Row groups that a process keeps after reading them."""

@@ -19,7 +19,7 @@ from jepa_core.contracts import BadSample, Measurement, ProbeTable, Tokens
 from jepa_core.evaluate.attentive import TokenSet
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_vision.image_data import Images, Splits
-from jepa_vision.image_files import Record
+from jepa_vision.image_records import Record
 from jepa_vision.readouts import (
     ATTENTIVE,
     COLUMNS,

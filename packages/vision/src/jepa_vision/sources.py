@@ -9,7 +9,8 @@ from pathlib import Path
 
 from jepa_vision.augment import Augment
 from jepa_vision.image_data import Images, Splits, split_images
-from jepa_vision.image_files import ImageList, find_images
+from jepa_vision.image_files import find_images
+from jepa_vision.image_records import ImageList
 from jepa_vision.settings import VisionRun
 
 SAMPLE = "clothing10"

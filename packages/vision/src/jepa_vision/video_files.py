@@ -13,7 +13,6 @@ from pathlib import Path
 from jepa_vision.image_files import EXTENSIONS as IMAGES
 from jepa_vision.image_files import (
     LABELS_TABLE,
-    SPLITS,
     Member,
     class_folders,
     class_names,
@@ -23,8 +22,8 @@ from jepa_vision.image_files import (
     shard_members,
     shard_stem,
     shards_of,
-    split_of,
 )
+from jepa_vision.image_records import SPLITS, split_of
 
 EXTENSIONS = frozenset({".mp4", ".m4v", ".webm", ".avi", ".mov", ".mkv"})
 RATE_FILE = "fps.txt"
