@@ -11,6 +11,7 @@ from jepa_core.contracts import Sites
 from jepa_core.errors import ConfigError
 from jepa_core.targets import EmaTarget
 from jepa_vision.frontend import Patches, PatchFrontEnd, patch_lattice, unpatchify
+from jepa_vision.modality import MODALITY
 from jepa_vision.timm_encoder import TimmEncoder, build_timm_encoder, check_timm_model
 
 timm = pytest.importorskip("timm")
@@ -203,3 +204,8 @@ def test_clips_are_refused() -> None:
 def test_weights_beside_it_are_refused() -> None:
     with pytest.raises(ConfigError, match="vision.weights: expected null beside vision.encoder.timm"):
         configured("ijepa_vith14", *PLAIN, "vision.weights=somewhere")
+
+
+def test_a_block_that_timms_model_does_not_have_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="probe.layer: expected a value from -1 to .*, got 12"):
+        MODALITY.build(configured("ijepa_vith14", *PLAIN, "probe.layer=12"))

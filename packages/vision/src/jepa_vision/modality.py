@@ -19,7 +19,7 @@ from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_images
 from jepa_vision.frontend import PatchFrontEnd
 from jepa_vision.probe import ImageProbe
-from jepa_vision.settings import VisionRun
+from jepa_vision.settings import VisionRun, check_between
 from jepa_vision.sources import choose_root, images_of, size_of, splits_of, training_source
 from jepa_vision.weights.start import choice, untrained_rows
 
@@ -42,6 +42,8 @@ class VisionModality:
             config.trainer.max_steps,
             config.monitor.rows,
         )
+        # timm's models tell only now how many blocks they have.
+        check_between("probe.layer", config.probe.layer, -1, cast(Any, method.encoder).size.depth - 1)
         return cast(Method, method)
 
     def masking(self, config: VisionRun) -> MaskSource:
