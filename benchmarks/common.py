@@ -19,7 +19,12 @@ from jepa_core.train.run import run_training
 Cost = dict[str, float | str]
 
 
-MASKED_AUTOENCODER = ["vision.target.policy=pixels", "vision.energy=l2", "vision.variance_weight=0.0"]
+MASKED_AUTOENCODER = [
+    "vision.target.policy=pixels",
+    "vision.target.normalise=layer",
+    "vision.energy=l2",
+    "vision.variance_weight=0.0",
+]
 """What makes the control of a recipe of images or clips: all else is the recipe's."""
 
 
