@@ -236,7 +236,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"Written by `python benchmarks/vision/grid_s1.py --data grid-s1 --seeds {' '.join(map(str, given['seeds']))} "
         f"--out benchmarks/vision/results/grid_s1.json`, recipe {given['recipe']}; {found['hardware']}.",
         f"Accuracy on {found['clips'][given['split']]} test clips, fitted on {found['clips']['train']}; chance .25. "
-        "Mean over seeds [lowest, highest], in brackets the accuracy in cross-validation within the training clips; the "
+        "Mean over seeds [lowest, highest], in brackets that of cross-validation within the training clips. The "
         "standard error of one figure on the test clips is about .035. The baseline that comes with the data, whole "
         "frames at 16 x 16 pixels: .43 (command), .585 (adverb). The masked autoencoder has the same encoder, data, "
         "masks and steps.", "",
