@@ -184,6 +184,17 @@ def test_mask_pictures_say_what_they_show(recipe: str, titles: list[str] | None)
     assert titles is None or [picture.title for picture in pictures] == titles
 
 
+def test_the_future_is_predicted_from_the_first_steps_alone() -> None:
+    config = configured("quickstart", "vision.masking.kind=future", "vision.masking.future.past=0.25")
+    _, (mask,) = MODALITY.masking(config).masks(noise(2, 8, 48, 48))
+    assert mask.context.ids.shape == (2, 27) and mask.targets.ids.shape == (2, 1, 81)
+    assert mask.context.ids.max() < 36 <= mask.targets.ids.min()
+    assert built(config)(noise(2, 8, 48, 48), 1).total.isfinite()
+    short = configured("quickstart", "vision.masking.kind=future", "data.frames=2")
+    with pytest.raises(ValueError, match="expected at least 2 time steps"):
+        MODALITY.build(short)
+
+
 def test_variance_is_that_of_samples_or_of_the_tokens_within_each() -> None:
     batch, found = noise(4, 8, 48, 48), {}
     for whose in ("samples", "tokens"):
@@ -197,6 +208,7 @@ def test_variance_is_that_of_samples_or_of_the_tokens_within_each() -> None:
     ("override", "says"),
     [
         ("data.frames=7", "data.frames: expected a multiple of vision.encoder.tubelet"),
+        ("vision.masking.future.past=1.0", "vision.masking.future.past: expected a value from 0.01 to 0.99, got 1.0"),
         ("data.region=[0.5,0,0.5,1]", "data.region: expected top, left, bottom and right"),
         ("data.region=[0,1]", "data.region: expected top, left, bottom and right"),
         ("data.height=50", "data.height: expected a multiple of vision.encoder.patch"),

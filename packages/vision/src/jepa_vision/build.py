@@ -9,6 +9,7 @@ from jepa_core.contracts import Masker, TargetEncoder
 from jepa_core.energy import build_energy
 from jepa_core.lattice import Lattice
 from jepa_core.masking.block import MultiBlockMasker, TubeMasker
+from jepa_core.masking.future import FutureMasker
 from jepa_core.methods.masked import MaskedPrediction, Regulariser, TargetNormaliser
 from jepa_core.nn.predictor import TransformerPredictor
 from jepa_core.targets import (
@@ -86,7 +87,7 @@ def build_method(
     """The method on inputs of ``size`` in patches of ``patch``, ``([frames,] height, width)`` both."""
     front_end = PatchFrontEnd(patch)
     lattice = patch_lattice(size, patch)
-    if isinstance(masker, MultiBlockMasker | TubeMasker):
+    if isinstance(masker, MultiBlockMasker | TubeMasker | FutureMasker):
         masker.check(lattice)  # here, where what a user can mend becomes one line
     encoder = choose_encoder(options.encoder, lattice, front_end.channels)
     on_pixels = options.target.policy == "pixels"

@@ -14,6 +14,7 @@ from torch import Tensor
 from jepa_core.contracts import Batch, Masker, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.block import TubeMasker, Tubes
+from jepa_core.masking.future import FutureMasker
 from jepa_core.masking.random import RandomMasker
 from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
@@ -98,6 +99,9 @@ def build_masker(wanted: VideoMaskingSettings) -> Masker:
     """The masker that the settings name."""
     if wanted.kind == "random":
         return RandomMasker(wanted.ratio, wanted.masks)
+    if wanted.kind == "future":
+        future = wanted.future
+        return FutureMasker(future.past, future.context_share, future.target_share)
     aspect = (wanted.aspect_min, wanted.aspect_max)
     sets = [
         Tubes(name, tubes.blocks, (tubes.scale, tubes.scale), tubes.context_share, tubes.target_share, aspect)

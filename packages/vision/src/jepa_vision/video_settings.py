@@ -78,13 +78,30 @@ class TubeSettings:
 
 
 @dataclass
+class FutureSettings:
+    """How far the context goes.
+
+    Attributes:
+        past: share of the time steps that is seen.
+        context_share: share of the tubelets of those steps that is given.
+        target_share: share of the tubelets of the later steps that is predicted.
+    """
+
+    past: float = 0.5
+    context_share: float = 0.75
+    target_share: float = 0.75
+
+
+@dataclass
 class VideoMaskingSettings:
     """What is hidden.
 
     Attributes:
-        kind: ``tubes`` (V-JEPA: one mask for each set of tubes) or ``random`` (single tubelets).
+        kind: ``tubes`` (V-JEPA: one mask for each set of tubes), ``random`` (single tubelets) or ``future`` (what comes
+            after the first steps).
         ratio: with ``random``, the share that is hidden.
         masks: with ``random``, masks of a clip; they share one pass of the target encoder.
+        future: with ``future``, see there.
         short, long: with ``tubes``, V-JEPA's two sets; both span all frames.
         aspect_min, aspect_max: rows / columns of a tube.
         truncate: ``random`` (fixed lengths, what is too much is left out at random) or ``prefix`` (as released: cut to
@@ -93,9 +110,10 @@ class VideoMaskingSettings:
             the only choice with ``prefix``).
     """
 
-    kind: Literal["tubes", "random"] = "tubes"
+    kind: Literal["tubes", "random", "future"] = "tubes"
     ratio: float = 0.9
     masks: int = 1
+    future: FutureSettings = field(default_factory=FutureSettings)
     short: TubeSettings = field(default_factory=TubeSettings)
     long: TubeSettings = field(default_factory=lambda: TubeSettings(2, 0.7, 0.068, 0.70))
     aspect_min: float = 0.75
@@ -182,6 +200,9 @@ class VideoRun(RunSettings):
         check_between("vision.masking.ratio", masking.ratio, 0.01, 0.99)
         check_between("vision.masking.masks", masking.masks, 1, 64)
         check_rising("vision.masking.aspect", masking.aspect_min, masking.aspect_max, 32)
+        check_between("vision.masking.future.past", masking.future.past, 0.01, 0.99)
+        for key in ("context_share", "target_share"):
+            check_between(f"vision.masking.future.{key}", getattr(masking.future, key), 0.01, 1)
         sets = {"short": masking.short, "long": masking.long}
         for name, tubes in sets.items():
             check_between(f"vision.masking.{name}.blocks", tubes.blocks, 0, 64)
