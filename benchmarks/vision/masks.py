@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=200_000, help="of each parity row and side, within 400 to 5000 batches"
     )
-    parser.add_argument("--chance", type=float, default=0.015, help="samples of evenness: until chance does no more")
+    parser.add_argument("--chance", type=float, default=0.025, help="samples of evenness: until chance does no more")
     parser.add_argument("--out", type=Path, default=HERE / "MASKS.md")
     chosen = parser.parse_args()
     if not chosen.evenness and not (chosen.reference and chosen.reference_vjepa):
