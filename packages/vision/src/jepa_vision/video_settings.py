@@ -31,7 +31,7 @@ class VideoDataSettings(DataSettings):
         stride: video frames from one clip frame to the next, with ``fps`` 0.
         height, width: input size in pixels, a multiple of ``vision.encoder.patch``.
         region: top, left, bottom and right edge of what is used of each frame, as shares of its height and width, where
-            the camera always shows something else beside.
+            the camera always shows something else beside; only used with recordings.
         label: column of the label table or field of the ``.json`` beside a video that names the class; None = the
             table's ``label``, the ``.cls`` file or the folder.
         clips: generated clips that count as one epoch; only used without recordings.
