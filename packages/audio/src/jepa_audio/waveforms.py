@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from jepa_core.lattice import Lattice
+from jepa_core.nn.patch_encoder import Patches as Patches
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,3 @@ class Spectrogram:
 
     values: Tensor
     lengths: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Patches:
-    """What an encoder takes: one row for each site of a lattice of (t, f), time outermost.
-
-    Attributes:
-        features: ``[R, N, C]``, a flattened tile of a spectrogram (time outermost) or a frame of a waveform.
-        lattice: axes ``t`` (seconds) and ``f`` (bins), or ``t`` alone.
-        present: bool ``[R, N]``: sites in which a clip has sound, at least one each; None = all.
-    """
-
-    features: Tensor
-    lattice: Lattice
-    present: Tensor | None = None
