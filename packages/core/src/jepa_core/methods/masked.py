@@ -108,8 +108,8 @@ class MaskedPrediction(nn.Module):
             there would pull the target towards what is easy to predict.
         normaliser: applied to the target features before the kind token.
         target_view: ``full`` (the target encoder sees everything) or ``targets`` (only what is hidden).
-        agreement: of several views of each sample, which the inputs then hold one after the other, ``[V * B, ...]``;
-            each view is masked for itself.
+        views: V, of each sample; the inputs hold them one after the other, ``[V * B, ...]``, each masked for itself.
+        agreement: of the views.
         monitor_rows: rows drawn for the collapse monitor in each micro-batch.
     """
 
@@ -127,6 +127,7 @@ class MaskedPrediction(nn.Module):
         kind_token: KindToken | None = None,
         normaliser: TargetNormaliser | None = None,
         target_view: TargetView = "full",
+        views: int = 1,
         agreement: ViewAgreement | None = None,
         monitor_rows: int = 512,
     ) -> None:
@@ -142,6 +143,7 @@ class MaskedPrediction(nn.Module):
         self.kind_token = kind_token
         self.normaliser = normaliser
         self.target_view = target_view
+        self.views = views if agreement is None else agreement.views
         self.agreement = agreement
         self.monitor_rows = monitor_rows
         self.momentum_now = float("nan")
@@ -188,7 +190,7 @@ class MaskedPrediction(nn.Module):
 
     def row_seeds(self, batch: Batch) -> Tensor:
         """A seed for each row of the inputs: for each view of each sample."""
-        return batch.seeds if self.agreement is None else seeds_of_views(batch.seeds, self.agreement.views)
+        return batch.seeds if self.views == 1 else seeds_of_views(batch.seeds, self.views)
 
     def _draw(self, grid: Grid, seeds: Tensor, batch_seed: int, step: int) -> tuple[Mask, ...]:
         masker = self.masker.at(step - 1) if isinstance(self.masker, Curriculum) else self.masker
