@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepa_core.checks import hint
+from jepa_core.checks import check_between, check_rising, hint
 from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
 from jepa_vision.encoder import SIZES
 
@@ -346,15 +346,3 @@ def _check_timm(encoder: EncoderSettings) -> None:
                 f"vision.encoder.{key}: expected {usual} beside vision.encoder.timm, which has its own, got "
                 f"{getattr(encoder, key)}"
             )
-
-
-def check_between(key: str, value: float, low: float, high: float) -> None:
-    """Refuses a value outside ``low`` to ``high``."""
-    if not low <= value <= high:
-        raise ValueError(f"{key}: expected a value from {low} to {high}, got {value}")
-
-
-def check_rising(key: str, low: float, high: float, most: float) -> None:
-    """Refuses bounds ``<key>_min`` and ``<key>_max`` that do not rise from above 0 to at most ``most``."""
-    if not 0 < low <= high <= most:
-        raise ValueError(f"{key}_min: expected 0 < {key}_min <= {key}_max <= {most}, got {low} and {high}")
