@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from jepa_audio.augment import TimeFrequencyCrop
 from jepa_audio.frontend import SpectrogramFrontEnd, pixels, tiles, untile, wave_normalise
 from jepa_audio.kaldi import KaldiFbank, KaldiSettings
 from jepa_audio.log_mel import LogMel, LogMelSettings
@@ -138,6 +139,18 @@ def test_a_fixed_length_cuts_and_fills_with_silence() -> None:
     filled, grid = front(Waveforms(short), SEEDS[:1])
     assert grid.present is not None and grid.present.tolist() == [[True, False]]
     assert filled.features[0, 1].unique().tolist() == [pytest.approx((BANK.silence + 7) / 4)]
+
+
+def test_a_crop_is_drawn_from_the_seed_in_train_mode_only() -> None:
+    crop = TimeFrequencyCrop(0.3, 0.6)
+    front, plain = (SpectrogramFrontEnd(BANK, (16, 20), crop=c) for c in (crop, None))
+    clips = Waveforms(noise(2, 16_000), torch.tensor([16_000, 8000]))
+    first, again, other = (front(clips, SEEDS + shift)[0] for shift in (0, 0, 9))
+    assert torch.equal(first.features, again.features) and not torch.equal(first.features, other.features)
+    whole, _ = plain(clips, SEEDS)
+    assert first.present is not None and whole.present is not None and torch.equal(first.present, whole.present)
+    assert not torch.equal(first.features, whole.features)
+    assert torch.equal(front.eval()(clips, SEEDS)[0].features, whole.features)
 
 
 def test_mean_and_std_travel_with_the_weights() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from jepa_audio.waveforms import Spectrogram, Waveforms
 
-# On a processor, blocks of 3 to 4 clips of 5 s at 16 kHz took half the time of 16 (benchmarks/audio/FRONTEND.md).
+# Three to four clips of 5 s at 16 kHz: what it gains is in benchmarks/audio/FRONTEND.md.
 _SAMPLES_AT_ONCE = 1 << 18
 
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from jepa_audio.augment import TimeFrequencyCrop
 from jepa_audio.framing import FilterBank, clip_lengths, within_clip
 from jepa_audio.waveforms import Patches, Spectrogram, Waveforms
 from jepa_core.contracts import Grid, Sites, Tokens
@@ -70,6 +71,7 @@ class SpectrogramFrontEnd(nn.Module):
         mean, std: of the log energies, kept in the checkpoint. Models that divide by twice the standard deviation
             (Audio-MAE, BEATs) have it doubled here.
         frames: cuts every clip, or fills it up with silence, to so many frames; None = as many as there are.
+        crop: of each row in train mode, drawn from its seed; None = no crop.
 
     Raises:
         ValueError: the tile does not divide bins or ``frames``, or ``std`` is not above 0.
@@ -85,6 +87,7 @@ class SpectrogramFrontEnd(nn.Module):
         mean: float = 0.0,
         std: float = 1.0,
         frames: int | None = None,
+        crop: TimeFrequencyCrop | None = None,
     ) -> None:
         super().__init__()
         if min(patch) < 1 or bank.bins % patch[1] or (frames is not None and (frames < 1 or frames % patch[0])):
@@ -98,6 +101,7 @@ class SpectrogramFrontEnd(nn.Module):
         self.bank = bank
         self.patch = (patch[0], patch[1])
         self.frames = frames
+        self.crop = crop
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -119,12 +123,21 @@ class SpectrogramFrontEnd(nn.Module):
         )
 
     def forward(self, inputs: Waveforms, seeds: Tensor) -> tuple[Patches, Grid]:
-        """Tiles of ``inputs`` and their grid; ``seeds`` are not used, nothing here is random."""
-        spectrogram = self.bank(inputs)
+        """Tiles of ``inputs`` and their grid; ``seeds`` int64 ``[R]`` are those of the crop."""
+        spectrogram = self._cropped(self.bank(inputs), seeds)
         lattice = self.lattice_for(inputs.samples.shape[1])
         values = (self._filled(spectrogram.values, lattice.sizes[0] * self.patch[0]) - self.mean) / self.std
         present = self._present(spectrogram, lattice)
         return Patches(tiles(values, self.patch), lattice, present), Grid(lattice, present)
+
+    def _cropped(self, spectrogram: Spectrogram, seeds: Tensor) -> Spectrogram:
+        """A training view; where there is nothing to draw, the spectrogram itself."""
+        if self.crop is None or not self.training:
+            return spectrogram
+        values, lengths = spectrogram.values, spectrogram.lengths
+        if lengths is None:
+            lengths = torch.full(values.shape[:1], values.shape[1], device=values.device)
+        return Spectrogram(self.crop(values, lengths, seeds, self.bank.silence), spectrogram.lengths)
 
     def _steps(self, frames: int) -> int:
         """Steps of the lattice for clips of at most so many frames."""
