@@ -164,6 +164,15 @@ def test_kaldi_equals_torchaudio(settings: KaldiSettings, samples: int) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
 
 
+def test_kaldi_hears_a_faint_sound_on_a_large_offset() -> None:
+    from torchaudio.compliance.kaldi import fbank
+
+    faint = 0.5 + 1e-4 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    got = KaldiFbank(KaldiSettings(scale=2.0**15))(Waveforms(faint)).values[0]
+    exact = fbank(faint.double() * 2.0**15, num_mel_bins=128)
+    torch.testing.assert_close(got.double(), exact, rtol=0, atol=0.05)
+
+
 def test_kaldi_silence_is_its_known_floor() -> None:
     silent = KaldiFbank(KaldiSettings())(Waveforms(torch.zeros(1, 800))).values
     assert silent.unique().tolist() == [pytest.approx(-15.9424, abs=1e-4)]

@@ -25,9 +25,7 @@ def pixels(inputs: Patches, keep: Sites | None) -> Tokens:
 
     With ``jepa_core.targets.LayerNormalise`` as normaliser each tile has mean 0 and variance 1, as in Audio-MAE.
     """
-    whole = Sites.whole(inputs.lattice, len(inputs.features), inputs.features.device)
-    tokens = Tokens(inputs.features, Sites(whole.ids, inputs.present, complete=True), inputs.lattice)
-    return tokens if keep is None else Tokens(tokens.at(keep), keep, inputs.lattice)
+    return inputs.tokens(keep)
 
 
 def tiles(values: Tensor, patch: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepa_audio.framing import FilterBank, power_of, silent_after_end
+from jepa_audio.framing import FilterBank, clip_lengths, power_of, silent_after_end
 from jepa_audio.log_mel import FLOAT32_EPS, check_range
 from jepa_audio.waveforms import Waveforms
 
@@ -150,8 +150,10 @@ class KaldiFbank(FilterBank):
         """See :class:`FilterBank`."""
         inputs = peak_normalise(inputs) if self.settings.level == "peak" else inputs
         samples = silent_after_end(inputs) * self.settings.scale
-        short = max(0, self.window - samples.shape[1])
-        power_RTF = power_of(torch.fft.rfft(self._frames(F.pad(samples, (0, short)))))
+        samples = F.pad(samples, (0, max(0, self.window - samples.shape[1])))
+        # Frames lose their mean below; without most of it they keep the digits of a faint sound on a large offset.
+        offset_R1 = samples.detach().sum(1, keepdim=True) / clip_lengths(inputs)[:, None]
+        power_RTF = power_of(torch.fft.rfft(self._frames(samples - offset_R1)))
         return (power_RTF @ self.filters_FM).clamp(min=FLOAT32_EPS).log()
 
     def _frames(self, samples: Tensor) -> Tensor:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepa_audio.data_settings import AudioDataSettings
+from jepa_audio.data_settings import AudioDataSettings, check_data
 from jepa_audio.presets import PRESETS
+from jepa_audio.readouts import READOUTS
 from jepa_core.checks import check_between, check_rising, hint
+from jepa_core.evaluate.heads import ProbeSettings
 from jepa_core.nn.patch_encoder import SIZES
 from jepa_core.settings import OptimizerSettings, RunSettings, TrainerSettings
 
 WAVEFORM = "waveform"
-PROBE_HEADS = ("linear", "knn", "attentive")
-READOUTS = ("mean", "frequency", "frequency_std", "layers")
 
 
 @dataclass
@@ -90,8 +90,7 @@ class MaskingSettings:
             time-frequency targets).
         ratio: with ``random`` and ``time`` the share that is hidden, with ``inverse_block`` at most.
         ratio_min, ratio_max: with ``random``, bounds of a share drawn for each batch instead; 0 = ``ratio`` always.
-        masks: with ``random``, ``time`` and ``inverse_block``, masks of a clip; they share one pass of the target
-            encoder.
+        masks: with ``random`` and ``inverse_block``, masks of a clip; they share one pass of the target encoder.
         length: steps of a hidden span with ``time``, tiles along a visible block with ``inverse_block``.
         blocks, target_scale_min, target_scale_max, target_aspect_min, target_aspect_max, context_scale_min,
             context_scale_max, edges: of ``multiblock``, as for images.
@@ -204,39 +203,29 @@ class AudioSettings:
 
 
 @dataclass
-class AudioProbeSettings:
+class AudioProbeSettings(ProbeSettings):
     """The probe on frozen features: which class is this clip?
 
     Attributes:
-        enabled: whether the run ends with the probe (it needs classes).
-        neighbours: k of the nearest-neighbour vote.
-        encoder: ``online`` or ``target``.
-        layer: the block that is probed, counted from 0, before any norm; -1 = the last one after its norm.
         readouts: ``mean`` (of all tokens), ``frequency`` (the mean over time of each band, side by side),
             ``frequency_std`` (that and the standard deviation over time) and ``layers`` (the mean of each block, side
             by side). The first leads the table.
-        heads: ``linear``, ``knn`` and ``attentive``.
-        batch_size: clips embedded at a time.
-        seconds: of a clip that are heard at most; 0 = all.
     """
 
-    enabled: bool = True
-    neighbours: int = 10
-    encoder: Literal["online", "target"] = "online"
-    layer: int = -1
     readouts: list[str] = field(default_factory=lambda: ["mean", "frequency", "frequency_std"])
-    heads: list[str] = field(default_factory=lambda: ["linear", "knn"])
+    neighbours: int = 10
     batch_size: int = 16
-    seconds: float = 30.0
 
     def validate(self) -> None:
         """Names that are no head or no readout, and none at all."""
-        for key, chosen, known in (("heads", self.heads, PROBE_HEADS), ("readouts", self.readouts, READOUTS)):
-            if not chosen:
-                raise ValueError(f"{key}: expected some of {', '.join(known)}, got none")
-            for name in chosen:
-                if name not in known:
-                    raise ValueError(f"{key}: expected some of {', '.join(known)}, got {name!r}{hint(name, known)}")
+        super().validate()
+        if not self.readouts:
+            raise ValueError(f"readouts: expected some of {', '.join(READOUTS)}, got none")
+        for name in self.readouts:
+            if name not in READOUTS:
+                raise ValueError(
+                    f"readouts: expected some of {', '.join(READOUTS)}, got {name!r}{hint(name, list(READOUTS))}"
+                )
 
 
 @dataclass
@@ -258,13 +247,13 @@ class AudioRun(RunSettings):
 
     def validate(self) -> None:
         """Impossible values; each message names the key, what was expected and what came."""
+        check_data(self.data)
         _check_front_end(self.audio)
         _check_masking(self.audio)
         _check_method(self.audio, self.data.views, self.probe.encoder)
         check_between("probe.layer", self.probe.layer, -1, SIZES[self.audio.encoder.size].depth - 1)
         for key in ("neighbours", "batch_size"):
             check_between(f"probe.{key}", getattr(self.probe, key), 1, float("inf"))
-        check_between("probe.seconds", self.probe.seconds, 0, float("inf"))
 
 
 def _check_front_end(options: AudioSettings) -> None:

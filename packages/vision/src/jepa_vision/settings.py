@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepa_core.checks import check_between, check_rising, hint
+from jepa_core.checks import check_between, check_rising
+from jepa_core.evaluate.heads import ProbeSettings
 from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
 from jepa_vision.encoder import SIZES
-
-PROBE_HEADS = ("linear", "knn", "attentive")
 
 
 @dataclass
@@ -202,38 +201,6 @@ class VisionSettings:
     weights_parts: Literal["all", "encoder"] = "all"
     variance_weight: float = 0.0
     variance_of: Literal["samples", "tokens"] = "samples"
-
-
-@dataclass
-class ProbeSettings:
-    """The probe on frozen features, as images and clips have it.
-
-    Attributes:
-        enabled: whether the run ends with the probe (it needs classes).
-        neighbours: k of the nearest-neighbour vote.
-        encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
-        layer: the block whose output is probed, counted from 0, before any norm; -1 = the last one after its norm.
-        heads: what reads the features: ``linear`` and ``knn`` (pooled tokens), ``attentive`` (V-JEPA's probe, on all
-            tokens). The first leads the table.
-        batch_size: images or clips embedded at a time.
-    """
-
-    enabled: bool = True
-    neighbours: int = 20
-    encoder: Literal["online", "target"] = "online"
-    layer: int = -1
-    heads: list[str] = field(default_factory=lambda: ["linear", "knn"])
-    batch_size: int = 64
-
-    def validate(self) -> None:
-        """Names that are no head of a probe, and none at all."""
-        if not self.heads:
-            raise ValueError(f"heads: expected some of {', '.join(PROBE_HEADS)}, got none")
-        for name in self.heads:
-            if name not in PROBE_HEADS:
-                raise ValueError(
-                    f"heads: expected some of {', '.join(PROBE_HEADS)}, got {name!r}{hint(name, PROBE_HEADS)}"
-                )
 
 
 @dataclass
