@@ -80,6 +80,9 @@ READOUTS: Mapping[str, Readout] = {
 }
 """Those that give one vector a clip, by name."""
 
+BY_BAND = frozenset({"frequency", "frequency_std"})
+"""Those that keep frequencies apart: of a lattice of time alone, ``frequency`` is the mean."""
+
 
 def _on_lattice(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Features of every site, float32 ``[B, N, D]``, and which sites the tokens hold, bool ``[B, N]``."""
