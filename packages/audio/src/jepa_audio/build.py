@@ -72,6 +72,7 @@ def build_masker(wanted: MaskingSettings, max_steps: int) -> Masker:
             wanted.context_span_chance,
             wanted.span_length,
             min_context=wanted.least_context,
+            max_context=max(0.4, wanted.least_context),
         )
     if wanted.kind == "curriculum":
         return RootCurriculum(max_steps)
@@ -81,6 +82,7 @@ def build_masker(wanted: MaskingSettings, max_steps: int) -> Masker:
         (wanted.target_aspect_min, wanted.target_aspect_max),
         (wanted.context_scale_min, wanted.context_scale_max),
         edges=wanted.edges,
+        fit="fitted",  # a long clip's context block would else be as short as its few bands
     )
 
 
