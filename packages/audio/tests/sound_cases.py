@@ -24,9 +24,9 @@ FORMATS = {
 
 def noise(frames: int, channels: int = 1, seed: int = 0) -> NDArray[np.float32]:
     """Filtered noise ``[frames, channels]`` within -0.9..0.9."""
-    white = np.random.default_rng(seed).standard_normal((frames, channels))
+    white = np.random.default_rng(seed).standard_normal((frames + 16, channels))
     smooth = np.apply_along_axis(lambda x: np.convolve(x, np.hanning(9), "same"), 0, white)
-    return (0.9 * smooth / np.abs(smooth).max()).astype(np.float32)
+    return (0.9 * smooth / np.abs(smooth).max()).astype(np.float32)[:frames]
 
 
 def encoded(samples: NDArray[np.generic], rate_hz: int, kind: str = "wav", subtype: str | None = None) -> bytes:

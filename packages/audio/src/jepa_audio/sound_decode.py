@@ -93,8 +93,11 @@ def sound_info(content: bytes | Path, name: str) -> SoundInfo:
 @contextmanager
 def open_sound(content: bytes | Path, name: str) -> Iterator[Sound]:
     """A file or its bytes, open until the end of the block; every trouble with it is a ``BadSample``."""
-    with _bad_samples(name), soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content) as f:
-        yield Sound(f)
+    with _bad_samples(name):
+        if isinstance(content, Path) and not content.is_file():
+            raise BadSample(f"no such file: {content}")
+        with soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+            yield Sound(file)
 
 
 @contextmanager
