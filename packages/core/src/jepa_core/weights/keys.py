@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -90,6 +91,48 @@ def read_state(path: Path) -> Mapping[str, object]:
             raise ValueError(f"{path}: not a readable safetensors file: {_line(error)}") from None
     if path.suffix not in _TORCH_SUFFIXES:
         raise ValueError(f"{path}: expected a .pth, .pt, .pth.tar or .safetensors file, got {path.suffix!r}")
+    return _loaded(path)
+
+
+class _Inert:
+    """Stands for a class that a checkpoint names: takes whatever it is given, keeps and does nothing."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_lightning(path: Path) -> dict[str, Tensor]:
+    """The ``state_dict`` of a checkpoint of PyTorch Lightning (``.ckpt``), on the CPU.
+
+    Beside it such files hold settings as pickled objects (``hyper_parameters``: optimiser classes and the like). Their
+    classes are neither imported nor run: each is read as an object that does nothing, and thrown away.
+
+    Raises:
+        ValueError: no such file, damaged, or without a ``state_dict`` of tensors.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: refused: expected a file of torch 1.6 or newer; save its tensors as .safetensors")
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception as error:  # as below
+        raise ValueError(f"{path}: refused: it is damaged ({_line(error)})") from None
+    # Objects of classes by another name each: torch looks classes up by name, and tells them apart by identity.
+    stand_ins: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in names]
+    with torch.serialization.safe_globals(stand_ins):
+        state = _loaded(path)
+    if "state_dict" not in state:
+        raise ValueError(
+            f"{path}: expected state_dict in it, as Lightning saves it, got {first(sorted(map(str, state)))}"
+        )
+    return tensors_of(state["state_dict"], f"{path}: state_dict")
+
+
+def _loaded(path: Path) -> Mapping[str, object]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken or hostile file can fail in any way; none of it may run
