@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jepa_audio.augment import TimeFrequencyCrop
-from jepa_audio.encoder import AudioTransformer
+from jepa_audio.encoder import AudioTransformer, channel_order
 from jepa_audio.frontend import SpectrogramFrontEnd, pixels
 from jepa_audio.presets import preset
 from jepa_audio.settings import WAVEFORM, AudioSettings, FrontEndSettings, MaskingSettings
@@ -30,6 +30,7 @@ from jepa_core.targets import (
     StopGradientTarget,
     TargetReadout,
 )
+from jepa_core.weights.build import set_norm_eps
 
 FrontEnd = SpectrogramFrontEnd | WaveformFrontEnd
 
@@ -104,24 +105,13 @@ def build_method(
     if hasattr(masker, "check"):
         masker.check(lattice)  # here, where what a user can mend becomes one line
     encoder = _encoder(options, front_end, lattice)
-    on_pixels = options.target.policy == "pixels"
-    wanted = options.predictor
     agreement = options.agreement
-    return MaskedPrediction(
+    method = MaskedPrediction(
         front_end=front_end,
         encoder=encoder,
         target=_target(options, encoder, max_steps),
         masker=masker,
-        predictor=TransformerPredictor(
-            lattice,
-            encoder.width,
-            wanted.width,
-            wanted.depth,
-            wanted.heads or encoder.size.heads,
-            output_width=front_end.channels if on_pixels else None,
-            positions="rotary" if options.encoder.positions == "rotary" else "sin_cos",
-            recompute=options.encoder.recompute,
-        ),
+        predictor=_predictor(options, encoder, front_end.channels),
         energy=build_energy(options.energy),
         regularisers=variance_terms(options.variance_weight, options.variance_of),
         normaliser=NORMALISERS[options.target.normalise],
@@ -140,11 +130,16 @@ def build_method(
         ),
         monitor_rows=monitor_rows,
     )
+    if options.weights is not None:
+        from jepa_audio.weights.start import fill  # it builds encoders too
+
+        fill(method, options, samples)
+    return method
 
 
 def _encoder(options: AudioSettings, front_end: FrontEnd, lattice: Lattice) -> AudioTransformer:
     wanted = options.encoder
-    return AudioTransformer(
+    encoder = AudioTransformer(
         SIZES[wanted.size],
         front_end.channels,
         lattice,
@@ -155,6 +150,25 @@ def _encoder(options: AudioSettings, front_end: FrontEnd, lattice: Lattice) -> A
         norm=wanted.norm,
         longest=wanted.longest,
     )
+    set_norm_eps(encoder, wanted.norm_eps)
+    return encoder
+
+
+def _predictor(options: AudioSettings, encoder: AudioTransformer, channels: int) -> TransformerPredictor:
+    wanted, positions = options.predictor, options.encoder.positions
+    predictor = TransformerPredictor(
+        encoder.lattice,
+        encoder.width,
+        wanted.width,
+        wanted.depth,
+        wanted.heads or encoder.size.heads,
+        output_width=channels if options.target.policy == "pixels" else None,
+        positions="rotary" if positions == "rotary" else "sin_cos",
+        order=channel_order(positions, encoder.lattice),
+        recompute=options.encoder.recompute,
+    )
+    set_norm_eps(predictor, options.encoder.norm_eps)
+    return predictor
 
 
 def _target(options: AudioSettings, encoder: AudioTransformer, max_steps: int) -> TargetEncoder:

@@ -12,7 +12,12 @@ from jepa_core.nn.patch_encoder import PatchEncoder, Size, Stem
 from jepa_core.nn.position import sin_cos_table
 from jepa_core.nn.transformer import NormPlace
 
-Positions = Literal["sin_cos", "rotary", "learned"]
+Positions = Literal["sin_cos", "sin_cos_ft", "rotary", "learned"]
+
+
+def channel_order(positions: Positions, lattice: Lattice) -> tuple[str, ...] | None:
+    """Axes in the order in which their channels follow each other in a sine-cosine table; None = the lattice's."""
+    return lattice.axes[::-1] if positions == "sin_cos_ft" else None
 
 
 class LearnedCodes(nn.Module):
@@ -57,7 +62,8 @@ class AudioTransformer(PatchEncoder):
         lattice: of the training clips.
         stem: ``linear`` (published), ``mlp`` (helps small encoders) or ``none`` (frames that are embedded already).
         positions: ``sin_cos`` (fixed, half of the channels for each axis; Audio-JEPA, A-JEPA, M2D; one axis for a
-            waveform), ``rotary``, or ``learned`` (:class:`LearnedCodes`).
+            waveform), ``sin_cos_ft`` (frequency's channels first: the released weights of Audio-JEPA), ``rotary``, or
+            ``learned`` (:class:`LearnedCodes`).
         drop_path: rate of the last block, growing from 0.
         recompute: activation checkpointing.
         norm: ``pre`` or ``post`` (WavJEPA).
@@ -81,7 +87,9 @@ class AudioTransformer(PatchEncoder):
             channels,
             lattice,
             lambda any_lattice: (
-                sin_cos_table(any_lattice, size.width) if positions == "sin_cos" else torch.empty(0, size.width)
+                sin_cos_table(any_lattice, size.width, channel_order(positions, any_lattice))
+                if positions.startswith("sin_cos")
+                else torch.empty(0, size.width)
             ),
             "interleaved" if positions == "rotary" else None,
             stem=stem,

@@ -13,6 +13,8 @@ from jepa_audio.evaluation import labelled_sounds, splits_of
 from jepa_audio.levels import levels_of
 from jepa_audio.settings import AudioRun
 from jepa_audio.sources import choose_root, plain_source, sounds_of, training_source
+from jepa_audio.waveforms import Waveforms
+from jepa_audio.weights.start import choice, untrained_rows
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.source import MaskSource
@@ -58,7 +60,7 @@ class AudioModality:
         ]
         if splits.test:
             rows.append(("held back", f"{len(splits.test)} sounds", splits.note))
-        return rows
+        return [*rows, *choice(config.audio)]
 
     def probe(self, config: AudioRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable | None:
         """Frozen features against the controls; None when switched off or where there are no classes to probe with."""
@@ -70,8 +72,9 @@ class AudioModality:
         rate = sample_rate_of(config.audio.frontend)
         train, test = plain_source(config.data, splits.train, rate), plain_source(config.data, splits.test, rate)
         probe = SoundProbe(train, test, splits, config.probe, device)
-        for name, method in (("trained", trained), ("untrained", untrained)):
-            probe.add(name, cast(MaskedPrediction, method))
+        probe.add("trained", cast(MaskedPrediction, trained))
+        for name, method in untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device).items():
+            probe.add(name, method)
         probe.add_raw(cast(MaskedPrediction, untrained))
         return probe.table()
 
@@ -89,8 +92,9 @@ class AudioModality:
         """Feature maps of the first clips."""
         from jepa_audio.pictures import feature_pictures
 
-        rows = {"trained": trained, "untrained": untrained}
-        return feature_pictures({name: cast(MaskedPrediction, method) for name, method in rows.items()}, batch)
+        device = cast(Waveforms, batch.inputs).samples.device
+        controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
+        return feature_pictures({"trained": cast(MaskedPrediction, trained), **controls}, batch)
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""

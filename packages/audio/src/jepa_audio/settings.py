@@ -63,19 +63,22 @@ class EncoderSettings:
     Attributes:
         size: ``nano`` (0.8 M parameters) to ``huge``.
         stem: ``linear`` (published) or ``mlp`` (linear, GELU, linear on each tile); the waveform has its own.
-        positions: ``sin_cos`` (fixed), ``rotary`` or ``learned`` (a table for each axis); any length of clip, though
-            ``learned`` ends at ``longest`` steps.
+        positions: ``sin_cos`` (fixed), ``sin_cos_ft`` (with frequency's channels first, as in the released weights of
+            Audio-JEPA), ``rotary`` or ``learned`` (a table for each axis); any length of clip, though ``learned`` ends
+            at ``longest`` steps.
         longest: steps of time that ``learned`` has codes for.
         norm: ``pre`` or ``post`` (WavJEPA).
+        norm_eps: of all layer norms of encoder and predictor; released weights of Audio-JEPA have 1e-5.
         drop_path: rate of the last block, growing from 0.
         recompute: keep no activations inside a block, compute them again in backward.
     """
 
     size: Literal["nano", "micro", "tiny", "small", "base", "large", "huge"] = "base"
     stem: Literal["linear", "mlp"] = "linear"
-    positions: Literal["sin_cos", "rotary", "learned"] = "sin_cos"
+    positions: Literal["sin_cos", "sin_cos_ft", "rotary", "learned"] = "sin_cos"
     longest: int = 1024
     norm: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-6
     drop_path: float = 0.0
     recompute: bool = False
 
@@ -188,6 +191,11 @@ class AudioSettings:
         energy: ``cosine`` (half of the published 2 - 2 cos), ``l2``, ``smooth_l1`` or ``l1``.
         variance_weight: weight of variance hinge and covariance of context features; 0 = none.
         variance_of: ``samples`` (mean features of the clips of the batch) or ``tokens`` (the tokens of each clip).
+        weights: what training starts from: a released ``.ckpt`` file of Audio-JEPA, a folder of
+            ``AudioModel.save_pretrained``, or the folder of a run; None = random weights. It must fit the front end,
+            encoder and predictor set here, and brings the level that its log energies are normalised by.
+        weights_copy: of weights that have both: ``teacher`` (the moving average) or ``student`` (the trained encoder).
+        weights_parts: ``all`` (encoder and predictor) or ``encoder`` (a random predictor).
     """
 
     frontend: FrontEndSettings = field(default_factory=FrontEndSettings)
@@ -200,6 +208,9 @@ class AudioSettings:
     energy: Literal["cosine", "l2", "smooth_l1", "l1"] = "l2"
     variance_weight: float = 0.0
     variance_of: Literal["samples", "tokens"] = "samples"
+    weights: str | None = None
+    weights_copy: Literal["teacher", "student"] = "teacher"
+    weights_parts: Literal["all", "encoder"] = "all"
 
 
 @dataclass
@@ -307,6 +318,7 @@ def _check_masking(options: AudioSettings) -> None:
 def _check_method(options: AudioSettings, views: int, probed: str) -> None:
     predictor, target, agreement = options.predictor, options.target, options.agreement
     check_between("audio.encoder.drop_path", options.encoder.drop_path, 0, 0.99)
+    check_between("audio.encoder.norm_eps", options.encoder.norm_eps, 1e-12, 0.1)
     check_between("audio.encoder.longest", options.encoder.longest, 1, float("inf"))
     for key in ("width", "depth"):
         check_between(f"audio.predictor.{key}", getattr(predictor, key), 1, float("inf"))

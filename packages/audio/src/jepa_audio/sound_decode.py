@@ -151,14 +151,14 @@ class Sound:
         if own == rate_hz:
             return self._frames(start, count, channels)
         first, last = _own_part(own, rate_hz, start, count, self.info.frames)
-        resampled = _resample(self._frames(first, last - first, channels), own, rate_hz)
+        resampled = resample(self._frames(first, last - first, channels), own, rate_hz)
         # The first frame of the part lies on both grids: this is exact.
         skipped = start - first * rate_hz // own
         return resampled[skipped : skipped + count]
 
     def whole(self, rate_hz: int, channels: Channels = "mean") -> NDArray[np.float32]:
         """All of it, resampled: float32 ``[S]``."""
-        return _resample(self._frames(0, self.info.frames, channels), self.info.rate_hz, rate_hz)
+        return resample(self._frames(0, self.info.frames, channels), self.info.rate_hz, rate_hz)
 
     def _frames(self, start: int, count: int, channels: Channels) -> NDArray[np.float32]:
         """One channel of its own frames."""
@@ -228,7 +228,7 @@ def _own_part(own_hz: int, rate_hz: int, start: int, count: int, frames: int) ->
     return first, min(last, frames)
 
 
-def _resample(samples: NDArray[np.float32], own_hz: int, rate_hz: int) -> NDArray[np.float32]:
+def resample(samples: NDArray[np.float32], own_hz: int, rate_hz: int) -> NDArray[np.float32]:
     """``[n]`` to ``[resampled_length(n)]``; soxr itself may give a sample more or less."""
     if own_hz == rate_hz:
         return samples
