@@ -7,7 +7,7 @@ with other parts; with raw values as the target it is MAE (2111.06377).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -290,8 +290,11 @@ class MaskedPrediction(nn.Module):
             tokens = _all_tokens(part, inputs, layers)
         finally:
             self.train(was_training)
-        found = {name: Embedding(features, tokens.sites) for name, features in tokens.layers.items()}
-        return {"tokens": Embedding(tokens.features, tokens.sites), **found}
+        # A batch of views is embedded by the first of each sample.
+        count = len(batch)
+        sites = tokens.sites if len(tokens.sites.ids) == count else _first_rows(tokens.sites, count)
+        found = {name: Embedding(features[:count], sites) for name, features in tokens.layers.items()}
+        return {"tokens": Embedding(tokens.features[:count], sites), **found}
 
     def _target_encoder(self) -> nn.Module:
         found = getattr(self.target, "encoder", None)
@@ -310,6 +313,13 @@ def _all_tokens(encoder: Any, inputs: Any, layers: Sequence[int]) -> Tokens:
     if not hasattr(encoder, "forward_layers"):
         raise ValueError(f"layers: expected an encoder with blocks to choose from, got {type(encoder).__name__}")
     return cast(Tokens, encoder.forward_layers(inputs, None, tuple(layers)))
+
+
+def _first_rows(sites: Sites, count: int) -> Sites:
+    def cut(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[:count]
+
+    return replace(sites, ids=sites.ids[:count], valid=cut(sites.valid), kind=cut(sites.kind))
 
 
 def _kind_counts(targets: Sites) -> Tensor:
