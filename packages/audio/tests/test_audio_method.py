@@ -74,7 +74,7 @@ def test_a_clip_has_the_same_frames_alone_and_padded() -> None:
 
 def test_frames_of_a_waveform_are_ten_milliseconds_apart() -> None:
     front_end = WaveformFrontEnd(RATE, 128, channels=16)
-    assert (front_end.hop, front_end.reach) == (160, 200)
+    assert (front_end.hop, front_end.reach) == (160, 240)
     lattice = front_end.lattice_for(round(2.01 * RATE))
     assert lattice.sizes == (200,) and lattice.spacing == (0.01,)
     tiny, _ = front_end(Waveforms(noise(1, 5)), torch.empty(0))

@@ -26,7 +26,7 @@ class Layer(NamedTuple):
 
 
 WAVJEPA = (Layer(10, 5), *(Layer(3, 2),) * 4, Layer(2, 2))
-"""A frame each 160 samples, from 200 samples: at 16 kHz 100 frames a second of 12.5 ms."""
+"""A frame each 160 samples, from 240 samples: at 16 kHz 100 frames a second of 15 ms."""
 
 
 class ClipNorm(nn.Module):
