@@ -7,7 +7,7 @@ the encoder is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -29,20 +29,20 @@ from jepa_core.evaluate.heads import ATTENTIVE, COLUMNS, measure, measure_tokens
 from jepa_core.methods.frozen import frozen_blocks, frozen_tokens
 from jepa_core.methods.masked import MaskedPrediction
 
-Features = Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Side:
     """Clips of one side of the split, decoded once.
 
     Attributes:
+        records: of the clips, in the order in which they lie in the batches.
         batches: whole clips.
         labels: ``[S]``.
         groups: ``[S]`` number of each clip's recording or speaker.
         unreadable: clips that were left out.
     """
 
+    records: tuple[SoundRecord, ...]
     batches: tuple[Waveforms, ...]
     labels: Tensor
     groups: Tensor
@@ -68,7 +68,7 @@ def load_side(source: Sounds, batch_size: int) -> Side:
         for start in range(0, len(loaded), batch_size)
     ]
     labels = torch.tensor([cast(int, record.label) for record in records])
-    return Side(tuple(batches), labels, _groups(records), unreadable)
+    return Side(tuple(records), tuple(batches), labels, _groups(records), unreadable)
 
 
 def _groups(records: list[SoundRecord]) -> Tensor:
@@ -87,6 +87,40 @@ def level_statistics(spectrogram: Spectrogram) -> Tensor:
     mean = torch.where(own, values, 0.0).sum(1) / count
     spread = torch.where(own, values - mean[:, None], 0.0).square().sum(1) / count
     return torch.cat([mean, spread.sqrt()], dim=1).float()
+
+
+@torch.no_grad()
+def clip_features(
+    method: MaskedPrediction, side: Side, settings: AudioProbeSettings, device: torch.device
+) -> dict[str, Tensor]:
+    """Each readout ``[S, D]``; ``frequency`` and ``frequency_std`` only where there are bands."""
+    parts: dict[str, list[Tensor]] = {}
+    for clips in _on(device, side):
+        tokens = _encode(method, clips, settings)
+        for readout in settings.readouts:
+            if readout not in BY_BAND or len(tokens.lattice.axes) > 1:
+                parts.setdefault(readout, []).append(READOUTS[readout](tokens).cpu())
+    return {readout: torch.cat(found) for readout, found in parts.items()}
+
+
+@torch.no_grad()
+def clip_levels(method: MaskedPrediction, side: Side, device: torch.device) -> Tensor:
+    """:func:`level_statistics` of every clip, by the method's filter bank, or a usual one beside a waveform."""
+    own = method.front_end
+    bank = own.bank if isinstance(own, SpectrogramFrontEnd) else preset("default").bank().to(device)
+    return torch.cat([level_statistics(bank(clips)).cpu() for clips in _on(device, side)])
+
+
+def _on(device: torch.device, side: Side) -> Iterator[Waveforms]:
+    for clips in side.batches:
+        yield to_device(clips, device)
+
+
+def _encode(method: MaskedPrediction, clips: Waveforms, settings: AudioProbeSettings) -> Tokens:
+    tokens = frozen_tokens(method, settings.encoder, clips, settings.layer)
+    if "layers" not in settings.readouts:
+        return tokens
+    return replace(tokens, layers=frozen_blocks(method, settings.encoder, clips).layers)
 
 
 class SoundProbe:
@@ -109,7 +143,7 @@ class SoundProbe:
     def add(self, name: str, method: MaskedPrediction) -> None:
         """The row of an encoder."""
         if reads_pooled(self.settings.heads):
-            train, test = self.features(method, self.train), self.features(method, self.test)
+            train, test = (clip_features(method, side, self.settings, self.device) for side in (self.train, self.test))
             for readout in train:
                 self._measure(name, readout, train[readout], test[readout])
         if "attentive" in self.settings.heads:
@@ -119,24 +153,8 @@ class SoundProbe:
 
     def add_raw(self, method: MaskedPrediction) -> None:
         """The row of the log energies themselves: those of the method's front end, or usual ones beside a waveform."""
-        own = method.front_end
-        bank = own.bank if isinstance(own, SpectrogramFrontEnd) else preset("default").bank().to(self.device)
-        train, test = (
-            torch.cat([level_statistics(bank(clips)).cpu() for clips in self._batches(side)])
-            for side in (self.train, self.test)
-        )
+        train, test = (clip_levels(method, side, self.device) for side in (self.train, self.test))
         self._measure("raw", self.settings.readouts[0], train, test)
-
-    @torch.no_grad()
-    def features(self, method: MaskedPrediction, side: Side) -> Features:
-        """Each readout ``[S, D]``; ``frequency`` and ``frequency_std`` only where there are bands."""
-        parts: dict[str, list[Tensor]] = {}
-        for clips in self._batches(side):
-            tokens = self._encode(method, clips)
-            for readout in self.settings.readouts:
-                if readout not in BY_BAND or len(tokens.lattice.axes) > 1:
-                    parts.setdefault(readout, []).append(READOUTS[readout](tokens).cpu())
-        return {readout: torch.cat(found) for readout, found in parts.items()}
 
     def _measure(self, name: str, readout: str, train: Tensor, test: Tensor) -> None:
         found = measure(
@@ -149,21 +167,10 @@ class SoundProbe:
         suffix = "" if readout == self.settings.readouts[0] else f", {readout}"
         self.rows.setdefault(name, {}).update({f"{metric}{suffix}": figure for metric, figure in found.items()})
 
-    def _batches(self, side: Side) -> Iterator[Waveforms]:
-        for clips in side.batches:
-            yield to_device(clips, self.device)
-
-    def _encode(self, method: MaskedPrediction, clips: Waveforms) -> Tokens:
-        settings = self.settings
-        tokens = frozen_tokens(method, settings.encoder, clips, settings.layer)
-        if "layers" not in settings.readouts:
-            return tokens
-        return replace(tokens, layers=frozen_blocks(method, settings.encoder, clips).layers)
-
     @torch.no_grad()
     def _tokens(self, method: MaskedPrediction, side: Side) -> TokenSet:
         """All tokens of a side, filled up to the longest clip."""
-        found = [self._encode(method, clips) for clips in self._batches(side)]
+        found = [_encode(method, clips, self.settings) for clips in _on(self.device, side)]
         most = max(tokens.features.shape[1] for tokens in found)
         features, valid = [], []
         for tokens in found:
