@@ -40,7 +40,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     """
     if not model_file_path:
         raise ValueError("model_file_path: expected a run, a saved model or a released .ckpt file, got none")
-    return HearModel(open_model(model_file_path))
+    return HearModel(open_model(model_file_path)).eval()
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ class JepaEncoder(nn.Module):
         self.sampling_rate: int = self.model.sample_rate_hz
         self.output_dim: int = self.model.timestamp_size
         self.hop_size_in_ms: float = self.model.step_ms
+        self.eval()
 
     @torch.no_grad()
     def forward(self, audio: Tensor) -> Tensor:
