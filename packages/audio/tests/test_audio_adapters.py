@@ -180,6 +180,12 @@ def test_the_api_of_hear(tmp_path: Path) -> None:
     assert embeddings.shape[:2] == milliseconds.shape and not scenes.requires_grad
     spacing = milliseconds.diff()
     assert (spacing - spacing.mean()).abs().max() < 1e-3 and milliseconds.max() < 2000
+    for name, rate in (("audio_jepa", 44_100), ("small_8k", 16_000)):  # rates that HEAR has no tasks in
+        small_model(name).save_pretrained(tmp_path)
+        other = hear.load_model(str(tmp_path))
+        assert other.sample_rate == rate
+        sounds = clips(rate, 0.5, 0.5)
+        assert hear.get_scene_embeddings(torch.stack(sounds), other).isfinite().all()
     with pytest.raises(ValueError, match="model_file_path: expected a run"):
         hear.load_model()
 

@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from jepa_audio.weights.model import AudioModel, open_model
 
 
+RATES = (16_000, 22_050, 44_100, 48_000)
+"""Those in which HEAR has its tasks."""
+
+
 class HearModel(nn.Module):
     """What :func:`load_model` gives.
 
     Attributes:
         model: the encoder.
-        sample_rate: Hz of the sounds that it takes.
+        sample_rate: Hz of the sounds that it takes: the model's, or the next of HEAR's four, resampled from here.
         scene_embedding_size: D of a sound.
         timestamp_embedding_size: D of a time step.
     """
@@ -24,7 +28,7 @@ class HearModel(nn.Module):
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
         self.model = model
-        self.sample_rate: int = model.sample_rate_hz
+        self.sample_rate: int = next((rate for rate in RATES if rate >= model.sample_rate_hz), RATES[-1])
         self.scene_embedding_size: int = model.feature_size()
         self.timestamp_embedding_size: int = model.timestamp_size
 
