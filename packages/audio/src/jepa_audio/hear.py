@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from jepa_audio.weights.model import AudioModel, open_model
 
-
 RATES = (16_000, 22_050, 44_100, 48_000)
 """Those in which HEAR has its tasks."""
 
