@@ -288,7 +288,8 @@ def main() -> None:
     rows = summary(tables, fixed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     counts = {"train": len(sides[0]), arguments.split: len(sides[1])}
-    found = {"arguments": vars(arguments), "hardware": hardware(), "clips": counts, "rows": rows}
+    given = {**vars(arguments), "data": Path(arguments.data).name}
+    found = {"arguments": given, "hardware": hardware(), "clips": counts, "rows": rows}
     arguments.out.write_text(json.dumps(found, default=str, indent=1))
     (Path(__file__).parent / "GRID_S1.md").write_text(page(found))
     for name, columns in rows.items():
