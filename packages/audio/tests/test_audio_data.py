@@ -339,3 +339,20 @@ def test_the_real_digits_leave_out_a_speaker() -> None:
     # 8 kHz recordings at 16 kHz have twice as many samples.
     assert batch.lengths is not None
     assert batch.lengths.tolist() == [2 * int(r.fields["n_samples"]) for r in splits.test[:8]]
+
+
+@pytest.mark.parametrize("keep_mib", [1, 64])
+def test_kept_clips_give_the_crops_that_seeking_gives(tmp_path: Path, keep_mib: int) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.flac", encoded(noise(5 * RATE, seed=number), RATE, "flac"))
+    records = find_sounds(tmp_path).records
+    seeking = Sounds(records, 8000, Crop(0.5, views=2, gain_db=3))
+    kept = Sounds(records, 8000, Crop(0.5, views=2, gain_db=3), keep_mib=keep_mib)
+    for index, seed in [(0, 1), (0, 2), (3, 1), (0, 1)]:
+        ours, theirs = kept.load(index, seed), seeking.load(index, seed)
+        np.testing.assert_allclose(ours.samples, theirs.samples, atol=5e-6)
+        assert ours.length == theirs.length
+    again = pickle.loads(pickle.dumps(kept))
+    np.testing.assert_array_equal(again.load(3, 1).samples, kept.load(3, 1).samples)
+    assert sum(clip.nbytes for clip in kept._kept.values()) <= keep_mib * 2**20
+    assert len(pickle.dumps(kept)) < 20_000

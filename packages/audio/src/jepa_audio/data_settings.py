@@ -25,6 +25,7 @@ class AudioDataSettings(DataSettings):
         views: views of each clip in a batch.
         gain_db: each view is made louder or softer by up to this.
         channels: what becomes of several: their ``mean``, the ``first``, or the ``loudest``.
+        keep_mib: memory in which each process keeps decoded clips, for small data sets; 0 = crops are read by seeking.
         max_seconds: of each clip, as much is embedded and probed; None = all of it.
     """
 
@@ -36,6 +37,7 @@ class AudioDataSettings(DataSettings):
     views: int = 1
     gain_db: float = 0.0
     channels: Literal["mean", "first", "loudest"] = "mean"
+    keep_mib: int = 0
     max_seconds: float | None = None
 
 
@@ -45,7 +47,14 @@ def check_data(data: AudioDataSettings) -> None:
     Raises:
         ValueError: see above.
     """
-    for key, low, high in (("seconds", 0.01, 3600), ("views", 1, 64), ("gain_db", 0, 60), ("max_seconds", 0.01, 1e6)):
+    bounds = {
+        "seconds": (0.01, 3600),
+        "views": (1, 64),
+        "gain_db": (0, 60),
+        "keep_mib": (0, 1e7),
+        "max_seconds": (0.01, 1e6),
+    }
+    for key, (low, high) in bounds.items():
         value = getattr(data, key)
         if value is not None and not low <= value <= high:
             raise ValueError(f"data.{key}: expected {low:g} to {high:g}, got {value}")

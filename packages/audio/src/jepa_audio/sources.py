@@ -60,7 +60,7 @@ def sounds_of(data: AudioDataSettings) -> SoundList:
 
 def training_source(data: AudioDataSettings, records: Sequence[SoundRecord], rate_hz: int) -> Sounds:
     """Training views of records at the rate of the front end."""
-    return Sounds(records, rate_hz, Crop(data.seconds, data.views, data.gain_db), data.channels)
+    return Sounds(records, rate_hz, Crop(data.seconds, data.views, data.gain_db), data.channels, data.keep_mib)
 
 
 def plain_source(data: AudioDataSettings, records: Sequence[SoundRecord], rate_hz: int) -> Sounds:
