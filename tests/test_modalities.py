@@ -23,6 +23,11 @@ from jepa_core.train.run import build_method
 COMMON = ["trainer.device=cpu", "trainer.batch_size=2", "data.workers=0"]
 # What makes a step of a modality affordable, and a recipe's own where that is not enough.
 CHEAP = {
+    "audio": [
+        *("audio.encoder.size=nano", "audio.predictor.width=64", "audio.predictor.depth=1", "audio.predictor.heads=4"),
+        "data.seconds=1.6",
+    ],
+    "audio/wavjepa": ["audio.target.blocks=2", "data.views=2"],
     "lidar": ["data.root=simulated", "data.azimuths=96", "data.beams=32", "data.scenes=4"],
     "lidar/ad_l_jepa": ["trainer.batch_size=1", "lidar.predictor.hidden=[8,8]"],
     "vision": ["vision.encoder.size=nano", "vision.predictor.width=64", "vision.predictor.depth=1"],

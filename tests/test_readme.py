@@ -43,7 +43,7 @@ def test_verbs_are_those_of_the_command(readme: str) -> None:
     assert set(re.findall(r"^jepa (\w+)", readme, re.M)) == set(VERBS)
 
 
-@pytest.mark.parametrize("page", ["vision", "lidar", "decisions"])
+@pytest.mark.parametrize("page", ["audio", "vision", "lidar", "decisions"])
 def test_every_link_of_the_pages_leads_somewhere(root: Path, page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (root / f"docs/{page}.md").read_text(encoding="utf-8"))
     assert not [link for link in links if not (root / "docs" / link).exists()]
@@ -51,7 +51,12 @@ def test_every_link_of_the_pages_leads_somewhere(root: Path, page: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "heading", "modality"),
-    [("lidar", "Recipes", "lidar"), ("vision", "Recipes of images", "vision"), ("vision", "Recipes of video", "video")],
+    [
+        ("audio", "Recipes", "audio"),
+        ("lidar", "Recipes", "lidar"),
+        ("vision", "Recipes of images", "vision"),
+        ("vision", "Recipes of video", "video"),
+    ],
 )
 def test_recipes_are_those_of_the_package(root: Path, page: str, heading: str, modality: str) -> None:
     text = (root / f"docs/{page}.md").read_text(encoding="utf-8")

@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepa_core.config import compose
+from jepa_core.evaluate.heads import compress
 from jepa_core.evaluate.probes import linear_probe_accuracy
+from jepa_core.methods.frozen import frozen_tokens
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.plugins import find_recipe
 from jepa_core.seeds import draws
 from jepa_core.train.run import build_method
-from jepa_vision.readouts import compress, frozen_tokens
 from jepa_vision.video_files import VideoList, VideoRecord, find_videos
 from jepa_vision.video_modality import VideoModality
 from jepa_vision.video_probe import mean_frame, raw_frames

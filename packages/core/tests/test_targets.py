@@ -15,6 +15,7 @@ from jepa_core.targets import (
     EmaTarget,
     FrozenTarget,
     LayerNormalise,
+    MeanOfBlocks,
     MomentumSchedule,
     RawTarget,
     Standardise,
@@ -172,3 +173,47 @@ def test_whitening_of_constant_or_absent_features_is_finite() -> None:
     assert torch.isfinite(Whiten(0.5)(torch.randn(1, 1, 10, 4), nothing)).all()
     with pytest.raises(ValueError, match="at most at 0.5"):
         Whiten(0.7)
+
+
+class Blocks(nn.Module):
+    """Three blocks, of which each adds its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward_layers(self, inputs: Tensor, keep: Sites | None, layers: tuple[int, ...]) -> Tokens:
+        outputs = {f"block_{layer % 3}": inputs * self.scale + layer % 3 for layer in layers}
+        return Tokens(inputs, keep or Sites.whole(LATTICE, len(inputs)), LATTICE, outputs)
+
+
+def test_the_mean_of_the_last_blocks() -> None:
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    found = MeanOfBlocks(2, "none")(Blocks(), x, None)
+    torch.testing.assert_close(found.features, x + 1.5)
+    expected = nn.functional.instance_norm(x.transpose(1, 2), eps=1e-5).transpose(1, 2)
+    for blocks in (1, 3):
+        torch.testing.assert_close(MeanOfBlocks(blocks)(Blocks(), x, None).features, expected)
+    assert (
+        EmaTarget(Blocks(), "follow", MomentumSchedule(1, 1, 1), MeanOfBlocks(2)).encode(x, None).features.shape
+        == x.shape
+    )
+
+
+def test_instance_norm_passes_over_padding_and_silence() -> None:
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    valid = torch.tensor([[True, True, True, False], [True] * 4])
+    padded = torch.where(valid[..., None], x, 1e6)
+    sites = Sites(torch.arange(4).expand(2, 4), valid, complete=True)
+    found = MeanOfBlocks(1)(Blocks(), padded, sites).features
+    alone = MeanOfBlocks(1)(Blocks(), x[:1, :3], Sites(torch.arange(3).expand(1, 3))).features
+    torch.testing.assert_close(found[:1, :3], alone)
+    constant = MeanOfBlocks(1)(Blocks(), torch.ones(1, 4, 3), None).features.detach()
+    assert bool(constant.isfinite().all()) and float(constant.abs().max()) < 1e-3
+
+
+def test_impossible_block_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 block, got 0"):
+        MeanOfBlocks(0)
+    with pytest.raises(ValueError, match="norm must be one of instance, layer, none, got 'batch'"):
+        MeanOfBlocks(1, "batch")  # type: ignore[arg-type]

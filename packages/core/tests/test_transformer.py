@@ -153,3 +153,20 @@ def test_state_dict_keys_are_those_of_published_vits() -> None:
     }  # fmt: skip
     assert set(Block(8, 2).state_dict()) == expected
     assert set(Block(8, 2, layer_scale=1e-5).state_dict()) == expected | {"ls1.gamma", "ls2.gamma"}
+
+
+def test_post_norm_blocks_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    ours = Transformer(24, 2, 4, norm="post")
+    layer = nn.TransformerEncoderLayer(24, 4, 96, 0.0, "gelu", 1e-6, batch_first=True, norm_first=False)
+    theirs = nn.TransformerEncoder(layer, 2, nn.LayerNorm(24, eps=1e-6), enable_nested_tensor=False)
+    with torch.no_grad():
+        for mine, other in zip(ours.blocks, theirs.layers, strict=True):
+            assert isinstance(mine, Block) and isinstance(other, nn.TransformerEncoderLayer)
+            other.self_attn.in_proj_weight.copy_(mine.attn.qkv.weight)
+            other.self_attn.in_proj_bias.copy_(mine.attn.qkv.bias)
+            other.self_attn.out_proj.load_state_dict(mine.attn.proj.state_dict())
+            other.linear1.load_state_dict(mine.mlp.fc1.state_dict())
+            other.linear2.load_state_dict(mine.mlp.fc2.state_dict())
+    x = tokens(2, 7, 24)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)

@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from vision_cases import built, configured, noise
 
-from jepa_vision.feature_maps import feature_pictures, principal_colours, upsampled
+from jepa_core.evaluate.colours import principal_colours
+from jepa_vision.feature_maps import feature_pictures, upsampled
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -16,12 +16,12 @@ from jepa_core.config import to_yaml
 from jepa_core.contracts import BadSample
 from jepa_core.errors import ConfigError
 from jepa_core.evaluate.tables import read_table
+from jepa_core.methods.frozen import frozen_tokens
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.plugins import find_modality
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train.run import run_training
 from jepa_vision.evaluation import labelled_clips
-from jepa_vision.readouts import frozen_tokens
 from jepa_vision.video_probe import MEAN, STEPS, describe_side, of_encoder, probe_table, tokens_of
 from jepa_vision.video_sources import ProbeSide, ProbeSplit
 
@@ -110,7 +110,7 @@ def test_each_readout_is_of_the_chosen_block() -> None:
 
 @pytest.mark.parametrize("most", [2**30, 1000], ids=["kept", "anew"])
 def test_tokens_are_those_of_the_clips_that_can_be_read(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jepa_vision.readouts.MOST_TOKEN_BYTES", most)
+    monkeypatch.setattr("jepa_core.evaluate.heads.MOST_TOKEN_BYTES", most)
     config = configured("quickstart", *SMALL, "probe.layer=1", "probe.encoder=target", "probe.batch_size=3")
     method, clips = built(config).eval(), side(8, 1, torn=2, groups=torch.arange(8) // 2)
     described = describe_side(clips, {}, 3, CPU)

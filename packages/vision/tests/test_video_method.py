@@ -157,7 +157,7 @@ def test_control_and_quickstart_differ_in_the_target_alone() -> None:
 
 def test_the_masker_is_the_one_that_is_named() -> None:
     drawn = build_masker(whole("vjepa_vitl16", "vision.masking.kind=random", "vision.masking.masks=3").vision.masking)
-    assert isinstance(drawn, RandomMasker) and (drawn.ratio, drawn.masks) == (0.9, 3)
+    assert isinstance(drawn, RandomMasker) and (drawn.bounds, drawn.masks) == ((0.9, 0.9), 3)
     short = build_masker(whole("vjepa_vitl16", "vision.masking.long.blocks=0").vision.masking)
     assert isinstance(short, TubeMasker) and [tubes.name for tubes in short.sets] == ["short"]
 

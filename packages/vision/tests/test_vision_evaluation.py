@@ -17,6 +17,7 @@ from jepa_core.config import to_yaml
 from jepa_core.errors import ConfigError
 from jepa_core.evaluate.tables import read_table
 from jepa_core.evaluation_source import DrawsFeatures, Evaluable
+from jepa_core.methods.frozen import frozen_tokens
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.plugins import find_modality
 from jepa_core.train import checkpoint as checkpoints
@@ -26,7 +27,6 @@ from jepa_vision.image_data import split_images
 from jepa_vision.image_files import find_images
 from jepa_vision.modality import MODALITY
 from jepa_vision.probe import ImageProbe, Side
-from jepa_vision.readouts import frozen_tokens
 
 CPU = torch.device("cpu")
 COLOURS = {"blue": (20, 30, 200), "red": (200, 30, 20)}
@@ -186,7 +186,7 @@ def test_tokens_too_large_to_keep_are_computed_anew(pictures: Path, monkeypatch:
     probe = ImageProbe(split_images(find_images(pictures), 5), (48, 48), config.probe, CPU)
     side: Side = probe.test
     kept = probe._tokens(method, side)
-    monkeypatch.setattr("jepa_vision.readouts.MOST_TOKEN_BYTES", 1000)
+    monkeypatch.setattr("jepa_core.evaluate.heads.MOST_TOKEN_BYTES", 1000)
     anew = probe._tokens(method, side)
     assert isinstance(kept.tokens, torch.Tensor) and callable(anew.tokens)
     places = torch.tensor([3, 0, 7])

@@ -16,11 +16,10 @@ import pytest
 from test_vision_images import encoded, facts, picture
 
 from jepa_core.contracts import BadSample
-from jepa_vision import image_tables
+from jepa_core.data import tables
 from jepa_vision.augment import Augment
 from jepa_vision.image_data import Images, decode, split_images
-from jepa_vision.image_files import find_images
-from jepa_vision.image_tables import images_from_dataset
+from jepa_vision.image_files import find_images, images_from_dataset
 
 FILES = [encoded(picture(seed=seed)) for seed in range(7)]
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["hat", "shoe"], "_type": "ClassLabel"}}
@@ -62,11 +61,11 @@ def test_rows_are_read_in_any_order_with_few_groups_in_memory(tmp_path: Path, mo
     pq.write_table(table(FILES, None), tmp_path / "train.parquet", row_group_size=2)
     records = find_images(tmp_path).records
     groups = records[0].read.groups  # type: ignore[attr-defined]  # a row of a Parquet file
-    monkeypatch.setattr(image_tables, "HELD_BYTES", 2 * max(map(len, FILES)))
+    monkeypatch.setattr(tables, "HELD_BYTES", 2 * max(map(len, FILES)))
     for place in (6, 0, 3, 0, 5, 2, 6, 1, 4):
         assert records[place].read() == FILES[place]
         assert 1 <= len(groups._held) <= 2
-    monkeypatch.setattr(image_tables, "HELD_BYTES", 1)
+    monkeypatch.setattr(tables, "HELD_BYTES", 1)
     assert records[3].read() == FILES[3] and list(groups._held) == [(tmp_path / "train.parquet", 1)]
     # A loader process of its own gets the places, no pictures.
     sent = pickle.dumps(records)
@@ -112,7 +111,7 @@ def test_odd_tables_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ValueError, match="whole Parquet file"):
             find_images(path)
     path.write_bytes(whole)
-    monkeypatch.setattr(image_tables, "LARGEST_GROUP_BYTES", 100)
+    monkeypatch.setattr(tables, "LARGEST_GROUP_BYTES", 100)
     with pytest.raises(ValueError, match="row_group_size"):
         find_images(path)
 
@@ -121,7 +120,7 @@ def test_a_bad_row_is_a_bad_sample(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(table([FILES[0], None, b"no picture"], None), path)
     found = find_images(path)
-    with pytest.raises(BadSample, match="row 1: no image bytes"):
+    with pytest.raises(BadSample, match="row 1: no bytes of an image"):
         found.records[1].read()
     with pytest.raises(BadSample, match="no image"):
         decode(found.records[2].read(), "x")

@@ -58,7 +58,7 @@ def test_class_folders_of_files_and_of_frames(tmp_path: Path) -> None:
         ("train/sit/b.AVI", "train", 1),
         ("val/run/d", "validation", 0),
     ]
-    frames = found.records[3].open()
+    frames = found.records[3].read()
     assert isinstance(frames, FrameFiles) and frames.fps == 12.5
     assert [path.name for path in frames.paths] == ["1.jpg", "2.jpg", "10.jpg"]
     assert facts(find_videos(tmp_path / "train/run/a.mp4")) == [("a.mp4", "", None)]
@@ -74,11 +74,11 @@ def test_a_table_of_labels_has_as_many_label_columns_as_one_likes(tmp_path: Path
     assert facts(found) == [("a.mp4", "train", 0), ("c.mov", "", None), ("sub/b.mkv", "test", 1)]
     other = find_videos(tmp_path, "place")
     assert other.classes == ("in", "out") and [record.label for record in other.records] == [1, None, 0]
-    assert found.labels_of("place") == ("out", None, "in")
+    assert found.values_of("place") == ("out", None, "in")
     with pytest.raises(ValueError, match="columns file and age"):
         find_videos(tmp_path, "age")
     with pytest.raises(ValueError, match=r"group, label, place, split\), got 'age'"):
-        found.labels_of("age")
+        found.values_of("age")
     table.unlink()
     with pytest.raises(ValueError, match="data.label: expected a table"):
         find_videos(tmp_path, "place")
@@ -95,9 +95,9 @@ def test_tar_shards(tmp_path: Path, ending: str) -> None:
     found = find_videos(tmp_path, "digit")
     assert found.classes == ("one", "two")
     assert facts(found) == [("test-0000/c", "test", 1), ("train-0000/a", "train", 1), ("train-0000/b", "train", 0)]
-    assert [record.open() for record in found.records] == [b"three", b"one", b"two"]
+    assert [record.read() for record in found.records] == [b"three", b"one", b"two"]
     assert found.records[1].fields == {"digit": "two", "letter": "x", "take": "3", "group": "s1"}
-    assert found.records[1].group == "s1" and found.labels_of("letter") == (None, "x", None)
+    assert found.records[1].group == "s1" and found.values_of("letter") == (None, "x", None)
     assert find_videos(tmp_path).classes == ()
     with pytest.raises(ValueError, match=r"digit, group, letter, take\), got 'colour'"):
         find_videos(tmp_path, "colour")
@@ -264,7 +264,7 @@ def test_the_real_talking_face_is_found_and_decoded() -> None:
         pytest.skip(f"{root} is not there")
     found = find_videos(root, "color")
     assert Counter(record.split for record in found.records) == {"train": 700, "validation": 100, "test": 200}
-    assert found.classes == ("blue", "green", "red", "white") and len(set(found.labels_of("letter"))) == 25
+    assert found.classes == ("blue", "green", "red", "white") and len(set(found.values_of("letter"))) == 25
     source = Clips(found.records, (112, 112), 16, 12.5, 1)
     clip = source.load(3, 0)
     assert clip.shape == (16, 112, 112, 3) and 20 < clip.std() < 120

@@ -133,3 +133,15 @@ def hint(name: str, names: Sequence[str]) -> str:
     """``"; did you mean x?"``, or nothing when no name is near."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_between(key: str, value: float, low: float, high: float) -> None:
+    """Refuses a value outside ``low`` to ``high``."""
+    if not low <= value <= high:
+        raise ValueError(f"{key}: expected a value from {low} to {high}, got {value}")
+
+
+def check_rising(key: str, low: float, high: float, most: float) -> None:
+    """Refuses bounds ``<key>_min`` and ``<key>_max`` that do not rise from above 0 to at most ``most``."""
+    if not 0 < low <= high <= most:
+        raise ValueError(f"{key}_min: expected 0 < {key}_min <= {key}_max <= {most}, got {low} and {high}")

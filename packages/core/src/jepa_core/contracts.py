@@ -187,10 +187,10 @@ class Batch:
         grid: set where the loader already knows it; otherwise the method's front end makes it.
         streams: named sub-batches.
         rejected: (sample_id, reason) of samples that were replaced while loading this batch.
-        joint_counts: ``[masks, kinds]`` valid targets over all processes and all micro-batches of this optimiser
-            step; set by the trainer from :meth:`Method.target_counts`. None: this micro-batch alone counts (over all
-            processes).
+        joint_counts: ``[masks, kinds]`` valid targets over all processes and micro-batches of this optimiser step; set
+            by the trainer from :meth:`Method.target_counts`. None: those of this micro-batch, over all processes.
         micro_batches: micro-batches of this optimiser step, so that a joint mean can be built up over them.
+        step: the optimiser step it is for, from 1; set by the trainer, for masks that change during a run.
     """
 
     inputs: Any
@@ -204,6 +204,7 @@ class Batch:
     rejected: tuple[tuple[str, str], ...] = ()
     joint_counts: Tensor | None = None
     micro_batches: int = 1
+    step: int = 1
 
     def __len__(self) -> int:
         return len(self.sample_id)

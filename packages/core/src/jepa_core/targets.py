@@ -9,15 +9,16 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from jepa_core.contracts import Encoder, Sites, Tokens
+from jepa_core.contracts import Sites, Tokens
 from jepa_core.distributed import sum_over_processes
 
 Buffers = Literal["follow", "own"]
+BlockNorm = Literal["instance", "layer", "none"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,57 @@ class MomentumSchedule:
         return self.start + (self.end - self.start) * progress
 
 
+class TargetReadout(Protocol):
+    """Which of a target encoder's features are the target."""
+
+    def __call__(self, encoder: nn.Module, inputs: Any, keep: Sites | None) -> Tokens: ...
+
+
+class LastOutput:
+    """What the encoder gives."""
+
+    def __call__(self, encoder: nn.Module, inputs: Any, keep: Sites | None) -> Tokens:
+        """Tokens of the target view."""
+        return cast(Tokens, encoder(inputs, keep))
+
+
+class MeanOfBlocks:
+    """The mean of the outputs of the last blocks, each normalised by itself (data2vec 2202.03555, section 3.3).
+
+    Instance norm sets each channel to mean 0 and variance 1 over the sample's valid tokens: what all of them share is
+    gone, so that what changes within the sample is left. A sample that is alike everywhere has targets near 0.
+
+    Args:
+        blocks: how many of the last.
+        norm: ``instance`` (over the tokens of a sample), ``layer`` (over the channels of a token) or ``none``.
+        eps: added to the variance.
+    """
+
+    def __init__(self, blocks: int, norm: BlockNorm = "instance", eps: float = 1e-5) -> None:
+        if blocks < 1:
+            raise ValueError(f"MeanOfBlocks: expected at least 1 block, got {blocks}")
+        if norm not in get_args(BlockNorm):
+            raise ValueError(f"MeanOfBlocks: norm must be one of {', '.join(get_args(BlockNorm))}, got {norm!r}")
+        self.blocks, self.norm, self.eps = blocks, norm, eps
+
+    def __call__(self, encoder: nn.Module, inputs: Any, keep: Sites | None) -> Tokens:
+        """Tokens of the target view; the encoder must have ``forward_layers``."""
+        found = cast(Any, encoder).forward_layers(inputs, keep, tuple(range(-self.blocks, 0)))
+        normed = [self._normed(_wide(x), found.sites) for x in found.layers.values()]
+        return cast(Tokens, found.with_features(torch.stack(normed).mean(0)))
+
+    def _normed(self, x_BND: Tensor, sites: Sites) -> Tensor:
+        if self.norm == "none":
+            return x_BND
+        if self.norm == "layer":
+            return nn.functional.layer_norm(x_BND, x_BND.shape[-1:])
+        weight = sites.valid_mask().unsqueeze(-1).to(x_BND.dtype)
+        count = weight.sum(1, keepdim=True).clamp(min=1)
+        centred = x_BND - (x_BND * weight).sum(1, keepdim=True) / count
+        variance = (centred.square() * weight).sum(1, keepdim=True) / count
+        return centred * torch.rsqrt(variance + self.eps)
+
+
 class EmaTarget(nn.Module):
     """A moving average of the online encoder; no gradient, not in the optimiser.
 
@@ -57,12 +109,16 @@ class EmaTarget(nn.Module):
             eval mode; ``own`` runs the copy in train mode on its own batches, with statistics of its own (what the
             released AD-L-JEPA code does).
         schedule: momentum per optimiser step.
+        readout: which of its features are the target; None = what it gives.
     """
 
     policy = "ema"
 
-    def __init__(self, online: nn.Module, buffers: Buffers, schedule: MomentumSchedule) -> None:
+    def __init__(
+        self, online: nn.Module, buffers: Buffers, schedule: MomentumSchedule, readout: TargetReadout | None = None
+    ) -> None:
         super().__init__()
+        self.readout = readout or LastOutput()
         self.encoder = copy.deepcopy(online).requires_grad_(False)
         self.buffers_policy = buffers
         self.schedule = schedule
@@ -77,7 +133,7 @@ class EmaTarget(nn.Module):
     @torch.no_grad()
     def encode(self, inputs: Any, keep: Sites | None) -> Tokens:
         """Tokens of the target view."""
-        return cast(Tokens, self.encoder(inputs, keep))
+        return self.readout(self.encoder, inputs, keep)
 
     @torch.no_grad()
     def update(self, online: nn.Module, step: int) -> float:
@@ -126,15 +182,16 @@ class StopGradientTarget(nn.Module):
 
     policy = "stop_gradient"
 
-    def __init__(self, online: nn.Module) -> None:
+    def __init__(self, online: nn.Module, readout: TargetReadout | None = None) -> None:
         super().__init__()
+        self.readout = readout or LastOutput()
         # In a tuple, so that its parameters are not registered a second time.
         self._online = (online,)
 
     @torch.no_grad()
     def encode(self, inputs: Any, keep: Sites | None) -> Tokens:
         """Tokens of the target view."""
-        return cast(Encoder, self._online[0])(inputs, keep)
+        return self.readout(self._online[0], inputs, keep)
 
 
 class RawTarget(nn.Module):

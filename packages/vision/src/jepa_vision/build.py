@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jepa_core.anticollapse import Covariance, PooledVariance, VarianceHinge
 from jepa_core.contracts import Masker, TargetEncoder
 from jepa_core.energy import build_energy
 from jepa_core.lattice import Lattice
 from jepa_core.masking.block import MultiBlockMasker, TubeMasker
 from jepa_core.masking.future import FutureMasker
-from jepa_core.methods.masked import MaskedPrediction, Regulariser, TargetNormaliser
+from jepa_core.methods.choices import NORMALISERS, variance_terms
+from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.nn.predictor import TransformerPredictor
 from jepa_core.targets import (
-    CentredLayerNormalise,
     EmaTarget,
-    LayerNormalise,
     MomentumSchedule,
     RawTarget,
     StopGradientTarget,
@@ -25,13 +23,6 @@ from jepa_vision.frontend import PatchFrontEnd, patch_lattice, pixels
 from jepa_vision.positions import channel_order, channel_split, pairing_of, predictor_positions
 from jepa_vision.settings import EncoderSettings, VisionSettings
 from jepa_vision.timm_encoder import TimmEncoder, build_timm_encoder
-
-NORMALISERS: dict[str, TargetNormaliser | None] = {
-    "layer": LayerNormalise(),
-    "centred_layer": CentredLayerNormalise(),
-    "none": None,
-}
-"""What is done to target features, by the name in the settings."""
 
 
 def build_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> VisionTransformer:
@@ -98,7 +89,7 @@ def build_method(
         masker=masker,
         predictor=build_predictor(options, encoder, front_end.channels if on_pixels else None),
         energy=build_energy(options.energy),
-        regularisers=_regularisers(options),
+        regularisers=variance_terms(options.variance_weight, options.variance_of),
         normaliser=NORMALISERS[options.target.normalise],
         monitor_rows=monitor_rows,
     )
@@ -116,15 +107,3 @@ def _target(options: VisionSettings, encoder: VisionTransformer | TimmEncoder, m
     if wanted.policy == "stop_gradient":
         return StopGradientTarget(encoder)
     return EmaTarget(encoder, "follow", MomentumSchedule(wanted.momentum_start, wanted.momentum_end, max_steps))
-
-
-def _regularisers(options: VisionSettings) -> list[Regulariser]:
-    weight, pooled = options.variance_weight, PooledVariance()
-    if not weight:
-        return []
-    if options.variance_of == "samples":
-        return [Regulariser(pooled, "context", 0, weight, l2_normalise=False)]
-    return [
-        Regulariser(VarianceHinge(scope="sample"), "context", 0, weight, l2_normalise=False),
-        Regulariser(Covariance(scope="sample"), "context", 0, weight * pooled.covariance, l2_normalise=False),
-    ]

@@ -1,84 +1,24 @@
 """The vision transformer of I-JEPA (arXiv 2301.08243), V-JEPA (2404.08471) and V-JEPA 2 (2506.09985): pre-norm, no
-class token, fixed sine-cosine or rotary positions. Only the patches that are kept are embedded.
+class token, fixed sine-cosine or rotary positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
-from jepa_core.nn.position import Rotation, rotary
-from jepa_core.nn.transformer import Transformer, clean, init_linear, scale_residuals_by_depth
-from jepa_vision.frontend import Patches
+from jepa_core.nn.patch_encoder import SIZES as SIZES
+from jepa_core.nn.patch_encoder import PatchEmbedding as PatchEmbedding
+from jepa_core.nn.patch_encoder import PatchEncoder
+from jepa_core.nn.patch_encoder import Size as Size
+from jepa_core.nn.patch_encoder import Stem as Stem
 from jepa_vision.positions import Positions, pairing_of, position_table, resize_table
 
-Stem = Literal["linear", "mlp"]
 
-
-@dataclass(frozen=True)
-class Size:
-    """A row of the table of encoders.
-
-    Attributes:
-        width: D of the tokens.
-        depth: blocks.
-        heads: attention heads.
-        mlp_hidden: width inside the MLP.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    mlp_hidden: int
-
-
-SIZES: Mapping[str, Size] = {
-    "nano": Size(128, 4, 4, 512),
-    "micro": Size(192, 6, 6, 768),
-    "tiny": Size(192, 12, 3, 768),
-    "small": Size(384, 12, 6, 1536),
-    "base": Size(768, 12, 12, 3072),
-    "large": Size(1024, 24, 16, 4096),
-    "huge": Size(1280, 32, 16, 5120),
-    # I-JEPA and V-JEPA; V-JEPA 2 has the same weights' shapes with heads of 64.
-    "giant": Size(1408, 40, 16, 6144),
-    "giant_22_heads": Size(1408, 40, 22, 6144),
-    # The released builders misspell the ratio's argument, so that the MLP is four times as wide as the tokens.
-    "gigantic": Size(1664, 48, 16, 6656),
-    "gigantic_26_heads": Size(1664, 48, 26, 6656),
-}
-
-
-class PatchEmbedding(nn.Module):
-    """Flattened patches ``[B, N, C]`` to ``[B, N, D]``, each patch alone.
-
-    Args:
-        channels: C.
-        width: D.
-        stem: ``linear`` (the published convolution), or ``mlp``: linear, GELU, linear, which helps small encoders.
-    """
-
-    def __init__(self, channels: int, width: int, stem: Stem) -> None:
-        super().__init__()
-        self.proj = nn.Linear(channels, width)
-        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(width, width)) if stem == "mlp" else nn.Identity()
-        self.apply(init_linear)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, N, C]`` to ``[B, N, D]``."""
-        return cast(Tensor, self.mlp(self.proj(x)))
-
-
-class VisionTransformer(nn.Module):
-    """An encoder of patches; keeps the contract ``Encoder``.
-
-    Any lattice of the same axes can be encoded: positions follow the sites' indices, so that larger grids extrapolate.
+class VisionTransformer(PatchEncoder):
+    """An encoder of patches of pictures or clips.
 
     Args:
         size: row of :data:`SIZES`.
@@ -95,8 +35,6 @@ class VisionTransformer(nn.Module):
             :func:`jepa_core.nn.transformer.scale_residuals_by_depth`.
     """
 
-    table: Tensor
-
     def __init__(
         self,
         size: Size,
@@ -108,66 +46,22 @@ class VisionTransformer(nn.Module):
         recompute: bool = False,
         scale_residuals: Literal["constant", "by_depth"] = "constant",
     ) -> None:
-        super().__init__()
-        self.size, self.lattice, self.positions = size, lattice, positions
-        self.patch_embed = PatchEmbedding(channels, size.width, stem)
-        self.transformer = Transformer(
-            size.width, size.depth, size.heads, size.mlp_hidden, drop_path=drop_path, recompute=recompute
+        self.positions = positions
+        super().__init__(
+            size,
+            channels,
+            lattice,
+            lambda any_lattice: position_table(positions, any_lattice, size.width),
+            pairing_of(positions) if positions.startswith("rotary") else None,
+            positions == "stored",
+            stem,
+            drop_path,
+            recompute,
+            scale_residuals,
         )
-        if scale_residuals == "by_depth":
-            scale_residuals_by_depth(self.transformer)
-        # A table that follows from the lattice is not saved: that would pin the lattice's size.
-        self.register_buffer("table", self._codes(lattice), persistent=positions == "stored")
 
-    @property
-    def width(self) -> int:
-        """D of the tokens."""
-        return self.size.width
-
-    def _codes(self, lattice: Lattice) -> Tensor:
-        """Position codes of a lattice, float32 ``[N, D]``; without rows for rotary positions."""
+    def codes_on(self, lattice: Lattice) -> Tensor:
+        """Position codes of a lattice; a stored table is resized."""
         if self.positions == "stored" and lattice.sizes != self.lattice.sizes:
             return resize_table(self.table, self.lattice, lattice)
-        return position_table(self.positions, lattice, self.size.width)
-
-    def forward(self, inputs: Patches, keep: Sites | None) -> Tokens:
-        """Tokens of the kept patches, ``[B, N, D]`` after the last norm; of all patches when ``keep`` is None."""
-        sites, x = self._embed(inputs, keep)
-        return Tokens(self.transformer(x, sites.valid, self._rotation(sites, inputs.lattice)), sites, inputs.lattice)
-
-    def forward_layers(self, inputs: Patches, keep: Sites | None, layers: Sequence[int]) -> Tokens:
-        """As :meth:`forward`, and in ``Tokens.layers`` the outputs of chosen blocks before any norm, by their names.
-
-        Args:
-            inputs, keep: as in :meth:`forward`.
-            layers: blocks counted from 0, or from the end when negative; block 2 is named ``block_2``.
-        """
-        sites, x = self._embed(inputs, keep)
-        rotation = self._rotation(sites, inputs.lattice)
-        last, outputs = self.transformer.forward_layers(x, layers, sites.valid, rotation)
-        named = {f"block_{layer % self.size.depth}": features for layer, features in outputs.items()}
-        return Tokens(last, sites, inputs.lattice, named)
-
-    def _embed(self, inputs: Patches, keep: Sites | None) -> tuple[Sites, Tensor]:
-        lattice, patches = inputs.lattice, inputs.features
-        sites = Sites.whole(lattice, len(patches), patches.device) if keep is None else keep
-        table = self.table if lattice.sizes == self.lattice.sizes else self._codes(lattice).to(patches.device)
-        if not sites.complete:
-            patches = patches.gather(1, sites.ids.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-        x = self.patch_embed(clean(patches, sites.valid))
-        if len(table):
-            x = x + (table if sites.complete else table[sites.ids]).to(x.dtype)
-        return sites, x
-
-    def _rotation(self, sites: Sites, lattice: Lattice) -> Rotation | None:
-        if not self.positions.startswith("rotary"):
-            return None
-        # float64 in a model of that type; half precision is too coarse for angles.
-        exact = torch.promote_types(self.patch_embed.proj.weight.dtype, torch.float32)
-        coordinates = lattice.coordinates(sites.ids).to(exact)
-        return rotary(coordinates, self.size.width // self.size.heads, pairing_of(self.positions))
-
-    def compile_blocks(self) -> None:
-        """Compiles each block for itself."""
-        for block in self.transformer.blocks:
-            block.compile()
+        return super().codes_on(lattice)

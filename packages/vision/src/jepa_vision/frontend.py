@@ -8,34 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Grid, Sites, Tokens
 from jepa_core.lattice import Lattice
+from jepa_core.nn.patch_encoder import Patches as Patches
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _AXES = ("t", "y", "x")
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Flattened patches of a batch.
-
-    Attributes:
-        features: ``[B, N, C]``, row-major over the lattice, time first.
-        lattice: where they lie.
-    """
-
-    features: Tensor
-    lattice: Lattice
-
-    def tokens(self, keep: Sites | None) -> Tokens:
-        """The patches themselves as tokens, at ``keep`` (everywhere when None): targets of a masked autoencoder."""
-        whole = Tokens(self.features, Sites.whole(self.lattice, len(self.features), self.features.device), self.lattice)
-        return whole if keep is None else Tokens(whole.at(keep), keep, self.lattice)
 
 
 def pixels(inputs: Patches, keep: Sites | None) -> Tokens:

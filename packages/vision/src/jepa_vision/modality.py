@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from jepa_core.checks import check_between
 from jepa_core.contracts import Batch, Masker, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.block import MultiBlockMasker
@@ -19,7 +20,7 @@ from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_images
 from jepa_vision.frontend import PatchFrontEnd
 from jepa_vision.probe import ImageProbe
-from jepa_vision.settings import VisionRun, check_between
+from jepa_vision.settings import VisionRun
 from jepa_vision.sources import choose_root, images_of, size_of, splits_of, training_source
 from jepa_vision.weights.start import choice, untrained_rows
 

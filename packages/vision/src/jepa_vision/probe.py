@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,21 +17,20 @@ from torch import Tensor
 
 from jepa_core.contracts import BadSample, Measurement, ProbeTable, Tokens
 from jepa_core.evaluate.attentive import TokenSet
-from jepa_core.methods.masked import MaskedPrediction
-from jepa_vision.image_data import Images, Splits
-from jepa_vision.image_records import Record
-from jepa_vision.readouts import (
+from jepa_core.evaluate.heads import (
     ATTENTIVE,
     COLUMNS,
-    frozen_tokens,
-    mean_token,
     measure,
     measure_tokens,
     note_of_heads,
-    quarters,
     reads_pooled,
     token_set,
 )
+from jepa_core.methods.frozen import frozen_tokens
+from jepa_core.methods.masked import MaskedPrediction
+from jepa_vision.image_data import Images, Splits
+from jepa_vision.image_records import Record
+from jepa_vision.readouts import mean_token, quarters
 from jepa_vision.settings import VisionProbeSettings
 
 MEAN, QUARTERS = "", ", 2x2"
@@ -101,7 +100,8 @@ class ImageProbe:
                 self._measure(name, readout, train[readout], test[readout])
         if "attentive" in self.settings.heads:
             sides = self._tokens(method, self.train), self._tokens(method, self.test)
-            self.rows.setdefault(name, {})[ATTENTIVE] = measure_tokens(method, *sides, self.device)
+            heads = cast(Any, method.encoder).size.heads
+            self.rows.setdefault(name, {})[ATTENTIVE] = measure_tokens(heads, *sides, self.device)
 
     def add_raw(self) -> None:
         """The row of the pictures themselves."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepa_core.checks import hint
+from jepa_core.checks import check_between, check_rising
+from jepa_core.evaluate.heads import ProbeSettings
 from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
 from jepa_vision.encoder import SIZES
-
-PROBE_HEADS = ("linear", "knn", "attentive")
 
 
 @dataclass
@@ -205,38 +204,6 @@ class VisionSettings:
 
 
 @dataclass
-class ProbeSettings:
-    """The probe on frozen features, as images and clips have it.
-
-    Attributes:
-        enabled: whether the run ends with the probe (it needs classes).
-        neighbours: k of the nearest-neighbour vote.
-        encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
-        layer: the block whose output is probed, counted from 0, before any norm; -1 = the last one after its norm.
-        heads: what reads the features: ``linear`` and ``knn`` (pooled tokens), ``attentive`` (V-JEPA's probe, on all
-            tokens). The first leads the table.
-        batch_size: images or clips embedded at a time.
-    """
-
-    enabled: bool = True
-    neighbours: int = 20
-    encoder: Literal["online", "target"] = "online"
-    layer: int = -1
-    heads: list[str] = field(default_factory=lambda: ["linear", "knn"])
-    batch_size: int = 64
-
-    def validate(self) -> None:
-        """Names that are no head of a probe, and none at all."""
-        if not self.heads:
-            raise ValueError(f"heads: expected some of {', '.join(PROBE_HEADS)}, got none")
-        for name in self.heads:
-            if name not in PROBE_HEADS:
-                raise ValueError(
-                    f"heads: expected some of {', '.join(PROBE_HEADS)}, got {name!r}{hint(name, PROBE_HEADS)}"
-                )
-
-
-@dataclass
 class VisionProbeSettings(ProbeSettings):
     """The probe on frozen features: which class is this image?
 
@@ -346,15 +313,3 @@ def _check_timm(encoder: EncoderSettings) -> None:
                 f"vision.encoder.{key}: expected {usual} beside vision.encoder.timm, which has its own, got "
                 f"{getattr(encoder, key)}"
             )
-
-
-def check_between(key: str, value: float, low: float, high: float) -> None:
-    """Refuses a value outside ``low`` to ``high``."""
-    if not low <= value <= high:
-        raise ValueError(f"{key}: expected a value from {low} to {high}, got {value}")
-
-
-def check_rising(key: str, low: float, high: float, most: float) -> None:
-    """Refuses bounds ``<key>_min`` and ``<key>_max`` that do not rise from above 0 to at most ``most``."""
-    if not 0 < low <= high <= most:
-        raise ValueError(f"{key}_min: expected 0 < {key}_min <= {key}_max <= {most}, got {low} and {high}")

@@ -112,7 +112,7 @@ class Clips:
     def _footage(self, index: int) -> Iterator[Footage]:
         record = self.records[index]
         try:
-            content = record.open()
+            content = record.read()
         except (OSError, ValueError) as error:
             raise BadSample(f"{record.sample_id}: {error}") from None
         with open_footage(content, record.sample_id) as footage:

@@ -82,7 +82,7 @@ class Footage(Protocol):
 
 @contextmanager
 def open_footage(content: bytes | Path | FrameFiles, name: str) -> Iterator[Footage]:
-    """A video of what ``VideoRecord.open`` gave; closed at the end. ``name`` is for the messages.
+    """A video of what ``VideoRecord.read`` gave; closed at the end. ``name`` is for the messages.
 
     Raises:
         BadSample: see the head of this file.

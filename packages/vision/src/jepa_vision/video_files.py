@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_vision.image_files import EXTENSIONS as IMAGES
-from jepa_vision.image_files import (
-    LABELS_TABLE,
-    Member,
-    class_folders,
-    class_names,
-    class_number,
-    numbered,
-    read_table,
-    shard_members,
-    shard_stem,
-    shards_of,
-)
-from jepa_vision.image_records import SPLITS, split_of
+from jepa_core.data.media_folders import folder_record, has_extension, labelled
+from jepa_core.data.records import Columns, Media, OpenFile, Record, RecordList
+from jepa_core.data.shards import list_shards, shards_of
+from jepa_vision.image_records import EXTENSIONS as IMAGES
 
 EXTENSIONS = frozenset({".mp4", ".m4v", ".webm", ".avi", ".mov", ".mkv"})
 RATE_FILE = "fps.txt"
@@ -42,55 +30,20 @@ class FrameFiles:
     fps: float | None = None
 
 
-@dataclass(frozen=True)
-class VideoRecord:
-    """One video, not yet read.
+# A file's bytes, its path, or frames.
+Content = bytes | Path | FrameFiles
+VideoRecord = Record[Content]
+VideoList = RecordList[Content]
 
-    Attributes:
-        sample_id: the same on every machine: path relative to the root, or shard and key.
-        open: gives the file's bytes, its path, or the frames.
-        split: ``train``, ``validation``, ``test``, or empty where the data do not say.
-        label: class number; None = not known.
-        group: what must not be torn apart by a split (speaker, recording); empty = not known.
-        fields: what the label table or the ``.json`` beside it says of this video, as text.
-    """
-
-    sample_id: str
-    open: Callable[[], bytes | Path | FrameFiles]
-    split: str = ""
-    label: int | None = None
-    group: str = ""
-    fields: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class VideoList:
-    """What a root holds.
-
-    Attributes:
-        records: in a fixed order.
-        classes: class names by number; empty without labels.
-        kind: how they lie there, for messages.
-    """
-
-    records: tuple[VideoRecord, ...]
-    classes: tuple[str, ...]
-    kind: str
-
-    def labels_of(self, column: str) -> tuple[str | None, ...]:
-        """What ``column`` of the label table, or this field of the ``.json``, says of each record; None = nothing.
-
-        Raises:
-            ValueError: no record has it.
-        """
-        values = tuple(record.fields.get(column) for record in self.records)
-        if not any(values):
-            known = sorted({name for record in self.records for name in record.fields})
-            raise ValueError(
-                f"data.label: expected one of the fields that the videos have ({', '.join(known) or 'they have none: '}"
-                f"{'' if known else f'write a {LABELS_TABLE} or a .json beside each'}), got {column!r}"
-            )
-        return values
+VIDEOS: Media[Content] = Media(
+    one="one video",
+    many="videos",
+    extensions=EXTENSIONS,
+    file=OpenFile,
+    column="video",
+    feature="Video",
+    beside=frozenset({".cls", ".json"}),
+)
 
 
 def find_videos(root: str | Path, label: str | None = None) -> VideoList:
@@ -103,8 +56,9 @@ def find_videos(root: str | Path, label: str | None = None) -> VideoList:
     - Any other folder: every video file below it, and every folder that holds images, no video and no folder: one
       video, its frames in natural order (2 before 10), their rate in its ``fps.txt``. A first folder named train, val,
       validation or test is the split. Classes are the column ``label`` (else the one named label) of ``labels.csv``
-      (columns ``file``, a path relative to the root, perhaps ``split`` and ``group``); without that table they are the
-      folders, where every video lies in one and there are at least two.
+      (columns ``file``, a path relative to the root, perhaps ``split`` and ``group``), ``metadata.csv`` or
+      ``meta.csv``, see :func:`jepa_core.data.media_folders.labelled`; without such a table they are the folders, where
+      every video lies in one and there are at least two.
     - One video file.
 
     Names that begin with a dot are passed over.
@@ -116,12 +70,14 @@ def find_videos(root: str | Path, label: str | None = None) -> VideoList:
     if not path.exists():
         raise ValueError(f"data.root: expected a folder of videos or tar shards, got {str(root)!r}: none")
     shards = shards_of(path)
+    found: VideoList
     if shards:
-        found = _list_shards(path if path.is_dir() else path.parent, shards, label)
+        found = list_shards(path if path.is_dir() else path.parent, shards, VIDEOS, Columns.of(label))
     elif path.is_dir():
-        found = _list_folder(path, label)
+        records = sorted(_walk(path), key=lambda record: record.sample_id)
+        found = labelled(path, records, "videos", Columns.of(label))
     else:
-        one = [VideoRecord(path.name, _File(path))] if path.suffix.lower() in EXTENSIONS else []
+        one = [VideoRecord(path.name, OpenFile(path))] if path.suffix.lower() in EXTENSIONS else []
         found = VideoList(tuple(one), (), "one video file")
     if not found.records:
         raise ValueError(
@@ -129,7 +85,7 @@ def find_videos(root: str | Path, label: str | None = None) -> VideoList:
             f"in {str(root)!r}, got none"
         )
     if label is not None:
-        found.labels_of(label)
+        found.values_of(label)
     return found
 
 
@@ -139,28 +95,14 @@ def find_videos(root: str | Path, label: str | None = None) -> VideoList:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file that the decoder opens itself."""
-
-    path: Path
-
-    def __call__(self) -> Path:
-        return self.path
-
-
-@dataclass(frozen=True)
 class _Frames:
     """A folder of frames; it is listed when it is read, so that a large data set is found fast and held small."""
 
     folder: Path
 
     def __call__(self) -> FrameFiles:
-        names = sorted((name for name in os.listdir(self.folder) if _is_one_of(name, IMAGES)), key=_natural)
+        names = sorted((name for name in os.listdir(self.folder) if has_extension(name, IMAGES)), key=_natural)
         return FrameFiles(tuple(self.folder / name for name in names), _rate(self.folder / RATE_FILE))
-
-
-def _is_one_of(name: str, extensions: frozenset[str]) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -181,103 +123,15 @@ def _rate(file: Path) -> float | None:
     return rate
 
 
-def _list_folder(root: Path, label: str | None) -> VideoList:
-    records = sorted(_walk(root), key=lambda record: record.sample_id)
-    table = root / LABELS_TABLE
-    if table.is_file():
-        return _labelled_by_table(records, table, label or "label")
-    if label is not None and records:
-        raise ValueError(f"data.label: expected a table {table} with the columns file and {label}, got no such file")
-    classes, labels = class_folders([(record.sample_id, record.split) for record in records])
-    labelled = (replace(record, label=number) for record, number in zip(records, labels, strict=True))
-    return VideoList(tuple(labelled), classes, "class folders" if classes else "videos")
-
-
 def _walk(root: Path) -> list[VideoRecord]:
-    records = []
+    records: list[VideoRecord] = []
     for folder, inner, files in os.walk(root):
         inner[:] = [name for name in inner if not name.startswith(".")]
         place = Path(folder)
-        videos = [place / name for name in files if _is_one_of(name, EXTENSIONS)]
+        videos = [place / name for name in files if has_extension(name, EXTENSIONS)]
         for path in videos:
-            records.append(_record(path.relative_to(root).as_posix(), _File(path)))
-        if not videos and not inner and any(_is_one_of(name, IMAGES) for name in files):
+            records.append(folder_record(path.relative_to(root).as_posix(), OpenFile(path)))
+        if not videos and not inner and any(has_extension(name, IMAGES) for name in files):
             name = place.name if place == root else place.relative_to(root).as_posix()
-            records.append(_record(name, _Frames(place)))
+            records.append(folder_record(name, _Frames(place)))
     return records
-
-
-def _record(name: str, opened: _File | _Frames) -> VideoRecord:
-    split = SPLITS.get(name.split("/")[0].lower(), "") if "/" in name else ""
-    return VideoRecord(name, opened, split)
-
-
-def _labelled_by_table(records: Sequence[VideoRecord], table: Path, column: str) -> VideoList:
-    rows = read_table(table, column, [record.sample_id for record in records])
-    fields = [{key: value for key, value in rows.get(r.sample_id, {}).items() if key != "file"} for r in records]
-    classes, labels = numbered([row.get(column) for row in fields])
-    labelled = [
-        replace(
-            record,
-            label=label,
-            split=SPLITS.get(row.get("split", "").lower(), record.split),
-            group=row.get("group", ""),
-            fields=row,
-        )
-        for record, label, row in zip(records, labels, fields, strict=True)
-    ]
-    return VideoList(tuple(labelled), classes, f"videos with {LABELS_TABLE}")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Tar shards
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def _list_shards(root: Path, shards: Sequence[Path], label: str | None) -> VideoList:
-    records = [record for shard in shards for record in _one_shard(shard)]
-    if label is None:
-        classes = class_names(root, [record.label for record in records])
-        return VideoList(tuple(records), classes, "tar shards")
-    classes, labels = numbered([record.fields.get(label) for record in records])
-    labelled = (replace(record, label=number) for record, number in zip(records, labels, strict=True))
-    return VideoList(tuple(labelled), classes, f"tar shards with {label}")
-
-
-def _one_shard(shard: Path) -> list[VideoRecord]:
-    stem = shard_stem(shard)
-    videos: dict[str, Member] = {}
-    labels: dict[str, int] = {}
-    fields: dict[str, Mapping[str, str]] = {}
-    for member in shard_members(shard, EXTENSIONS, {".cls", ".json"}):
-        if member.extension == "cls":
-            labels[member.key] = class_number(shard, member)
-        elif member.extension == "json":
-            fields[member.key] = _fields(shard, member)
-        elif member.key in videos:
-            raise ValueError(f"{shard}: expected one video for each key, got a second for {member.key!r}")
-        else:
-            videos[member.key] = member
-    return [
-        VideoRecord(
-            f"{stem}/{key}",
-            member.read,
-            split_of(stem),
-            labels.get(key),
-            fields.get(key, {}).get("group", ""),
-            fields.get(key, {}),
-        )
-        for key, member in videos.items()
-    ]
-
-
-def _fields(shard: Path, member: Member) -> Mapping[str, str]:
-    """The texts and numbers of a ``.json``; lists and objects name no class."""
-    content = member.read()
-    try:
-        found = json.loads(content)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{shard}: expected a JSON object in {member.key}.json, got {content[:40]!r}")
-    return {key: str(value) for key, value in found.items() if isinstance(value, (str, int, float))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,20 +17,19 @@ from torch.nn import functional as F
 
 from jepa_core.contracts import BadSample, Measurement, ProbeTable
 from jepa_core.evaluate.attentive import TokenSet
-from jepa_core.methods.masked import MaskedPrediction
-from jepa_vision.readouts import (
+from jepa_core.evaluate.heads import (
     ATTENTIVE,
     COLUMNS,
     compress,
-    each_step,
-    frozen_tokens,
-    mean_token,
     measure,
     measure_tokens,
     note_of_heads,
     reads_pooled,
     token_set,
 )
+from jepa_core.methods.frozen import frozen_tokens
+from jepa_core.methods.masked import MaskedPrediction
+from jepa_vision.readouts import each_step, mean_token
 from jepa_vision.video_settings import VideoProbeSettings
 from jepa_vision.video_sources import ProbeSide, ProbeSplit
 
@@ -107,7 +107,7 @@ def _batches(side: ProbeSide, size: int) -> Iterator[tuple[list[int], Tensor]]:
 
 
 def of_encoder(method: MaskedPrediction, which: str, layer: int = -1) -> Describe:
-    """The readouts of a method's frozen encoder; arguments as in :func:`jepa_vision.readouts.frozen_tokens`."""
+    """The readouts of a method's frozen encoder; arguments as in :func:`jepa_core.methods.frozen.frozen_tokens`."""
 
     def describe(clips: Tensor) -> Mapping[str, Tensor]:
         tokens = frozen_tokens(method, which, clips, layer)
@@ -148,7 +148,7 @@ def probe_table(
         for name, method in encoders.items():
             fitted = tokens_of(split.train, train, method, settings, device)
             tested = tokens_of(split.test, test, method, settings, device)
-            found[name][ATTENTIVE] = measure_tokens(method, fitted, tested, device)
+            found[name][ATTENTIVE] = measure_tokens(cast(Any, method.encoder).size.heads, fitted, tested, device)
     return ProbeTable(COLUMNS[settings.heads[0]], found, len(test.labels), _note(train, test, settings, split.note))
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jepa_core.checks import check_between, check_rising
+from jepa_core.evaluate.heads import ProbeSettings
 from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
 from jepa_vision.settings import (
     AugmentSettings,
     EncoderSettings,
-    ProbeSettings,
     VisionSettings,
-    check_between,
     check_method,
     check_probe,
-    check_rising,
     check_view,
 )
 

@@ -10,25 +10,15 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# scikit-learn takes about a second to import, so the two fits that need it import it themselves.
-
-CLIP_SIGMA = 8.0
-"""Standardised features are clipped here: one wild cell must not bend a linear fit."""
-
-CONSTANT_STD = 1e-8
-"""A training column whose spread is below this times its size is constant and is set to zero."""
-
-NEWTON_UNKNOWNS = 1200
-"""Above this many coefficients a Hessian costs more than it saves, and L-BFGS takes over."""
-
-TOLERANCE, SCREENING_TOLERANCE = 1e-6, 1e-3
-"""Of the gradient: of what is reported, and where penalties are only compared, in float32 (several times faster)."""
+from jepa_core.evaluate.linear import L2S, choose_l2, float64, linear_predictions, logistic_model
+from jepa_core.evaluate.linear import TOLERANCE as TOLERANCE
+from jepa_core.evaluate.linear import Standardiser as Standardiser
 
 WeightedMetric = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(scores [N], labels [N], weights [W, N]) -> [W]``: a metric under W weightings of the rows at once."""
@@ -39,35 +29,6 @@ class Estimate(NamedTuple):
 
     value: float
     stderr: float
-
-
-@dataclass(frozen=True)
-class Standardiser:
-    """Centres and scales features by the statistics of training rows, then clips at 8 sigma.
-
-    Attributes:
-        mean: float64 ``[D]``.
-        scale: float64 ``[D]``: one over the spread; 0 for a constant column.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    @classmethod
-    def fit(cls, features_ND: Tensor) -> Standardiser:
-        """Statistics of training features ``[N, D]``."""
-        x = _float64(features_ND)
-        mean, std = x.mean(0), x.std(0, correction=0)
-        constant = std <= CONSTANT_STD * (1 + mean.abs())
-        return cls(mean, torch.where(constant, 0.0, 1.0 / std.clamp_min(1e-300)))
-
-    def __call__(self, features_ND: Tensor) -> Tensor:
-        """Standardised features, float64 ``[N, D]``."""
-        return ((_float64(features_ND) - self.mean) * self.scale).clamp_(-CLIP_SIGMA, CLIP_SIGMA)
-
-
-def _float64(x: Tensor) -> Tensor:
-    return x.detach().to(device="cpu", dtype=torch.float64)
 
 
 def _check_rows(what: str, features: Tensor, labels: Tensor) -> None:
@@ -121,18 +82,10 @@ def fit_logistic(features: Tensor, labels: Tensor, l2: float = 1e-3, class_weigh
     if set(labels.unique().tolist()) != {0, 1}:
         raise ValueError(f"fit_logistic: expected labels 0 and 1, both present, got {labels.unique().tolist()[:5]}")
     standardiser = Standardiser.fit(features)
-    model = _logistic_model(l2, len(labels), features.shape[1], "balanced" if class_weighted else None, TOLERANCE)
+    model = logistic_model(l2, len(labels), features.shape[1], "balanced" if class_weighted else None, TOLERANCE)
     model.fit(standardiser(features).numpy(), labels.cpu().numpy().astype(np.int64))
     weight = torch.from_numpy(model.coef_[0].astype(np.float64))
     return LogisticProbe(standardiser, weight, float(model.intercept_[0]), int(np.max(model.n_iter_)))
-
-
-def _logistic_model(l2: float, rows: int, unknowns: int, class_weight: str | None, tolerance: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    solver = "newton-cholesky" if unknowns <= NEWTON_UNKNOWNS else "lbfgs"
-    # scikit-learn sums the loss over rows and halves |w|^2; not converging is a ConvergenceWarning, never silence.
-    return LogisticRegression(C=1 / (l2 * rows), solver=solver, tol=tolerance, max_iter=2000, class_weight=class_weight)
 
 
 def average_precision(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -237,7 +190,7 @@ def clustered_accuracy(correct: Tensor, groups: Tensor | None = None) -> Estimat
         correct: bool ``[N]``.
         groups: ``[N]`` recording, drive or speaker of each row.
     """
-    hits = _float64(correct)
+    hits = float64(correct)
     mean = float(hits.mean())
     if groups is None:
         return Estimate(mean, math.sqrt(mean * (1 - mean) / len(hits)))
@@ -266,8 +219,8 @@ def ridge_r2(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, l
     standardiser = Standardiser.fit(train_x)
     x_ND = standardiser(train_x)
     offset_D = x_ND.mean(0)  # clipping may have moved the mean off zero
-    y_NK = _float64(train_y).reshape(len(train_y), -1)
-    target_NK = _float64(test_y).reshape(len(test_y), -1)
+    y_NK = float64(train_y).reshape(len(train_y), -1)
+    target_NK = float64(test_y).reshape(len(test_y), -1)
     mean_K = y_NK.mean(0)
     x_ND = x_ND - offset_D
     gram_DD = x_ND.T @ x_ND / len(x_ND) + l2 * torch.eye(x_ND.shape[1], dtype=torch.float64)
@@ -300,15 +253,27 @@ def knn_accuracy(
     """
     _check_rows("knn_accuracy (train)", train_features, train_labels)
     _check_rows("knn_accuracy (test)", test_features, test_labels)
+    predicted = knn_predictions(train_features, train_labels, test_features, k, temperature)
+    return clustered_accuracy(predicted == test_labels.cpu(), test_groups)
+
+
+def knn_predictions(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, k: int = 10, temperature: float = 0.07
+) -> Tensor:
+    """Classes of the k nearest neighbours, int64 ``[N]`` on the CPU; arguments as in :func:`knn_accuracy`.
+
+    Features are L2-normalised and neither centred nor scaled, and votes are weighted in proportion to
+    ``softmax(cosine / temperature)`` over the k neighbours: with these defaults, the kNN of X-ARES (Interspeech 2025).
+    """
     if not 1 <= k <= len(train_features):
-        raise ValueError(f"knn_accuracy: expected k from 1 to the {len(train_features)} training rows, got {k}")
+        raise ValueError(f"kNN: expected k from 1 to the {len(train_features)} training rows, got {k}")
     bank = torch.nn.functional.normalize(train_features.detach().float(), dim=1)
     labels, classes = train_labels.long().to(bank.device), int(train_labels.max()) + 1
     predicted = [
         _vote(torch.nn.functional.normalize(chunk.detach().float(), dim=1) @ bank.T, labels, classes, k, temperature)
         for chunk in test_features.to(bank.device).split(2048)
     ]
-    return clustered_accuracy(torch.cat(predicted).cpu() == test_labels.cpu(), test_groups)
+    return torch.cat(predicted).cpu()
 
 
 def _vote(cosine_QN: Tensor, labels_N: Tensor, classes: int, k: int, temperature: float) -> Tensor:
@@ -341,7 +306,7 @@ def linear_probe_accuracy(
     test_labels: Tensor,
     train_groups: Tensor | None = None,
     test_groups: Tensor | None = None,
-    l2s: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    l2s: Sequence[float] = L2S,
     folds: int = 4,
 ) -> LinearProbeResult:
     """Converged multinomial logistic regression; its penalty is chosen inside the training split.
@@ -360,41 +325,6 @@ def linear_probe_accuracy(
     """
     _check_rows("linear_probe_accuracy (train)", train_features, train_labels)
     _check_rows("linear_probe_accuracy (test)", test_features, test_labels)
-    labels = train_labels.cpu().numpy().astype(np.int64)
-    groups = np.arange(len(labels)) if train_groups is None else train_groups.cpu().numpy()
-    if len(np.unique(labels)) < 2 or len(np.unique(groups)) < folds:
-        raise ValueError(
-            f"linear_probe_accuracy: expected at least 2 classes and {folds} groups (one a fold), got "
-            f"{len(np.unique(labels))} and {len(np.unique(groups))}; use fewer folds or more recordings"
-        )
-    validation = {l2: _fold_accuracy(train_features, labels, groups, l2, folds) for l2 in l2s}
-    best = max(validation.values())
-    chosen = max(l2 for l2, accuracy in validation.items() if accuracy == best)  # of equals, the simplest
-    predicted = _fit_predict(train_features, labels, test_features, chosen, torch.float64, TOLERANCE)
-    return LinearProbeResult(
-        clustered_accuracy(torch.from_numpy(predicted) == test_labels.cpu(), test_groups), chosen, validation
-    )
-
-
-def _fold_accuracy(features: Tensor, labels: np.ndarray, groups: np.ndarray, l2: float, folds: int) -> float:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    correct = 0
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    with warnings.catch_warnings():
-        # A class with fewer rows than folds only means that some folds lack it.
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        splits = list(splitter.split(labels, labels, groups))
-    for fit, held in splits:
-        predicted = _fit_predict(features[fit], labels[fit], features[held], l2, torch.float32, SCREENING_TOLERANCE)
-        correct += int((predicted == labels[held]).sum())
-    return correct / len(labels)
-
-
-def _fit_predict(
-    train: Tensor, labels: np.ndarray, test: Tensor, l2: float, dtype: torch.dtype, tolerance: float
-) -> np.ndarray:
-    standardiser, unknowns = Standardiser.fit(train), train.shape[1] * len(np.unique(labels))
-    model = _logistic_model(l2, len(labels), unknowns, None, tolerance)
-    model.fit(standardiser(train).to(dtype).numpy(), labels)
-    return np.asarray(model.predict(standardiser(test).to(dtype).numpy()))
+    chosen, validation = choose_l2(train_features, train_labels, train_groups, l2s, folds)
+    predicted = linear_predictions(train_features, train_labels, test_features, chosen)
+    return LinearProbeResult(clustered_accuracy(predicted == test_labels.cpu(), test_groups), chosen, validation)

@@ -24,8 +24,11 @@ from torch import Tensor
 
 from jepa_core.contracts import Grid, Mask, Sites
 from jepa_core.lattice import Lattice
+from jepa_core.masking.extent import Boxes, Layouts, box, draw_layout, extents, sides_within
 from jepa_core.masking.layout import (
+    SIDES,
     Edges,
+    Fit,
     batch_draws,
     between,
     block_ids,
@@ -41,6 +44,7 @@ from jepa_core.masking.layout import (
     some_of,
     take_layout,
 )
+from jepa_core.masking.padded import keep_one_of_both, padded_mask, share_of, some_among
 
 Truncate = Literal["random", "prefix"]
 
@@ -101,12 +105,17 @@ class MultiBlockMasker:
     One uniform number a batch sets a block's scale and its aspect together, as in the released code, so that a 14 x 14
     grid has target blocks of 30, 35, 36 or 40 sites.
 
+    Where sites are absent, blocks and counts are in proportion to each sample's extent, lists are padded and ``valid``
+    tells; only with ``random``.
+
     Args:
         blocks: K target blocks.
         target_scale: share of the grid of a target block.
         target_aspect: rows / columns of a target block.
         context_scale: share of the grid of the context block, which is square.
         truncate, edges: see the head of this file.
+        fit: of blocks longer than a side of the grid: ``clipped`` loses what is cut off, as published for square grids;
+            ``fitted`` gives it to the other side. On 64 x 8 a clipped context block has 21 x 8 sites, a fitted one 54.
         context_tokens: length of the context with ``random``; 0 = 2/7 of the grid, 56 of 14 x 14, which is what the
             released collator leaves on average at batch 32. ``prefix`` takes what the batch leaves.
         min_keep: with ``prefix``, a context of no more sites than this is drawn again.
@@ -122,8 +131,11 @@ class MultiBlockMasker:
         edges: Edges = "wrap",
         context_tokens: int = 0,
         min_keep: int = 10,
+        fit: Fit = "clipped",
     ) -> None:
         _check_modes(truncate, edges)
+        if fit not in SIDES:
+            raise ValueError(f"fit: expected clipped or fitted, got {fit!r}")
         _check_bounds("target_scale", target_scale, 0, 1)
         _check_bounds("target_aspect", target_aspect, 0, math.inf)
         _check_bounds("context_scale", context_scale, 0, 1)
@@ -131,7 +143,7 @@ class MultiBlockMasker:
             raise ValueError(f"blocks, context_tokens: expected 1 and 0 or more, got {blocks} and {context_tokens}")
         self.blocks, self.truncate, self.edges = blocks, truncate, edges
         self.target_scale, self.target_aspect, self.context_scale = target_scale, target_aspect, context_scale
-        self.context_tokens, self.min_keep = context_tokens, min_keep
+        self.context_tokens, self.min_keep, self.fit = context_tokens, min_keep, fit
         self._checked: set[tuple[int, ...]] = set()
 
     def __call__(self, grid: Grid, seeds: Tensor, batch_seed: int) -> tuple[Mask, ...]:
@@ -140,6 +152,8 @@ class MultiBlockMasker:
         if lattice.sizes not in self._checked:
             self.check(lattice)
             self._checked.add(lattice.sizes)
+        if grid.present is not None:
+            return (self._padded(lattice, grid.present, seeds, batch_seed),)
         target, context = self.sides(lattice, batch_seed)
         if self.truncate == "prefix":
             return (self._released(lattice, seeds, target, context),)
@@ -179,10 +193,10 @@ class MultiBlockMasker:
 
     def _target(self, lattice: Lattice, draw: float) -> tuple[int, int]:
         area = int(lattice.count * between(self.target_scale, draw))
-        return block_sides(area, between(self.target_aspect, draw), *self._limit(lattice))
+        return SIDES[self.fit](area, between(self.target_aspect, draw), *self._limit(lattice))
 
     def _context(self, lattice: Lattice, draw: float) -> tuple[int, int]:
-        return block_sides(int(lattice.count * between(self.context_scale, draw)), 1.0, *self._limit(lattice))
+        return SIDES[self.fit](int(lattice.count * between(self.context_scale, draw)), 1.0, *self._limit(lattice))
 
     def _wanted(self, lattice: Lattice) -> int:
         return self.context_tokens or max(1, round(lattice.count * 2 / 7))
@@ -200,6 +214,26 @@ class MultiBlockMasker:
         return _mask(
             "multiblock", context_BN, block_ids(take_layout(places_BTKA, chosen_B), target, lattice.sizes), lattice
         )
+
+    def _padded(self, lattice: Lattice, present_BN: Tensor, seeds: Tensor, batch_seed: int) -> Mask:
+        if self.truncate == "prefix":
+            raise ValueError(
+                "truncate: prefix is the released layout, for grids without absent sites, got some; use random"
+            )
+        for_target, for_context = batch_draws(batch_seed, 2, _SIZE_STREAM)
+        extent_BA = extents(present_BN, lattice.sizes)
+        scale, aspect = between(self.target_scale, for_target), between(self.target_aspect, for_target)
+        target_BA = sides_within(scale, aspect, extent_BA, self.fit)
+        context_BA = sides_within(between(self.context_scale, for_context), 1.0, extent_BA, self.fit)
+        wanted = self._wanted(lattice)
+        wanted_B = share_of(present_BN.sum(1), wanted / lattice.count).clamp(min=1)
+        layouts = Layouts(self.blocks, LAYOUTS, self.edges, _TARGET_STREAM, _CONTEXT_STREAM)
+        boxes = Boxes(extent_BA, target_BA, context_BA)
+        seen_BN, targets_BKN = draw_layout(present_BN, lattice.sizes, seeds, boxes, layouts, box, wanted_B)
+        seen_BN = some_among(seen_BN, wanted_B, seeds, _CUT_STREAM)
+        context_BN, targets_BKN = keep_one_of_both(seen_BN, targets_BKN, present_BN, seeds)
+        most = math.prod(self._target(lattice, for_target))
+        return padded_mask("multiblock", context_BN, targets_BKN, lattice, wanted, most)
 
     def _released(self, lattice: Lattice, seeds: Tensor, target: tuple[int, int], context: tuple[int, int]) -> Mask:
         # An upper bound that is left out, as in the released code: the last row and column are never used.

@@ -12,6 +12,7 @@ from torch import Tensor
 from jepa_core.seeds import random_keys, uniform
 
 Edges = Literal["inside", "wrap"]
+Fit = Literal["clipped", "fitted"]
 
 _LAST = torch.iinfo(torch.int64).max
 
@@ -19,6 +20,20 @@ _LAST = torch.iinfo(torch.int64).max
 def block_sides(area: int, aspect: float, rows: int, columns: int) -> tuple[int, int]:
     """Rows and columns of a block of about ``area`` sites whose rows / columns is ``aspect``, at most the grid's."""
     return min(round(math.sqrt(area * aspect)), rows), min(round(math.sqrt(area / aspect)), columns)
+
+
+def fitted_sides(area: int, aspect: float, rows: int, columns: int) -> tuple[int, int]:
+    """As :func:`block_sides`, but what one side of the grid cuts off goes to the other, so that the area stays."""
+    high, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if wide > columns:
+        return min(round(area / columns), rows), columns
+    if high > rows:
+        return rows, min(round(area / rows), columns)
+    return high, wide
+
+
+SIDES = {"clipped": block_sides, "fitted": fitted_sides}
+"""Rows and columns of a block by how it is made to fit the grid."""
 
 
 def between(bounds: tuple[float, float], fraction: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from jepa_core.contracts import Batch, Grid, Mask, Masker
+from jepa_core.masking.curriculum import Curriculum
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class MaskSource:
     def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
         """The masks this batch would be trained on, as the method's own ``masks``."""
         _, grid = self.front_end(batch.inputs, batch.seeds)
-        return grid, self.masker(grid, batch.seeds, batch.batch_seed)
+        masker = self.masker.at(batch.step - 1) if isinstance(self.masker, Curriculum) else self.masker
+        return grid, masker(grid, batch.seeds, batch.batch_seed)
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ with other parts; with raw values as the target it is MAE (2111.06377).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -29,6 +29,8 @@ from jepa_core.contracts import (
     Tokens,
 )
 from jepa_core.energy import reduce_energy
+from jepa_core.masking.curriculum import Curriculum
+from jepa_core.methods.agreement import ViewAgreement, seeds_of_views
 from jepa_core.methods.groups import decay_groups
 from jepa_core.seeds import random_keys
 from jepa_core.targets import EmaTarget
@@ -106,6 +108,8 @@ class MaskedPrediction(nn.Module):
             there would pull the target towards what is easy to predict.
         normaliser: applied to the target features before the kind token.
         target_view: ``full`` (the target encoder sees everything) or ``targets`` (only what is hidden).
+        views: V, of each sample; the inputs hold them one after the other, ``[V * B, ...]``, each masked for itself.
+        agreement: of the views.
         monitor_rows: rows drawn for the collapse monitor in each micro-batch.
     """
 
@@ -123,6 +127,8 @@ class MaskedPrediction(nn.Module):
         kind_token: KindToken | None = None,
         normaliser: TargetNormaliser | None = None,
         target_view: TargetView = "full",
+        views: int = 1,
+        agreement: ViewAgreement | None = None,
         monitor_rows: int = 512,
     ) -> None:
         super().__init__()
@@ -137,6 +143,8 @@ class MaskedPrediction(nn.Module):
         self.kind_token = kind_token
         self.normaliser = normaliser
         self.target_view = target_view
+        self.views = views if agreement is None else agreement.views
+        self.agreement = agreement
         self.monitor_rows = monitor_rows
         self.momentum_now = float("nan")
 
@@ -144,11 +152,12 @@ class MaskedPrediction(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Losses of one micro-batch; the total is the mean over the masks of a sample."""
-        inputs, grid = self.front_end(batch.inputs, batch.seeds)
+        seeds = self.row_seeds(batch)
+        inputs, grid = self.front_end(batch.inputs, seeds)
         target_inputs = inputs
         if batch.target_inputs is not None:
-            target_inputs, _ = self.front_end(batch.target_inputs, batch.seeds)
-        masks = self.masker(grid, batch.seeds, batch.batch_seed)
+            target_inputs, _ = self.front_end(batch.target_inputs, seeds)
+        masks = self._draw(grid, seeds, batch.batch_seed, step)
         whole = self.target.encode(target_inputs, None) if self.target_view == "full" else None
         parts = []
         for index, mask in enumerate(masks):
@@ -166,14 +175,26 @@ class MaskedPrediction(nn.Module):
         target_BKMD = self._target_features(raw_BKMD, mask.targets)
         distance_BKM = self.energy(predicted_BKMD, target_BKMD)
         total, terms = reduce_energy(distance_BKM, mask.targets, self.coefficients, counts, batch.micro_batches)
+        seeds = self.row_seeds(batch)
         for regulariser in self.regularisers:
             extra, named = self._regularise(regulariser, context, predicted_BKMD, mask, step)
             total, terms = total + extra, {**terms, **named}
+        if self.agreement is not None:
+            named = self.agreement(context, step)
+            total, terms = total + torch.stack(list(named.values())).sum(), {**terms, **named}
         monitor = {
-            "context": self._rows(context.features, context.sites, batch.seeds),
-            "target": self._rows(raw_BKMD.flatten(1, 2), mask.targets.flat(), batch.seeds),
+            "context": self._rows(context.features, context.sites, seeds),
+            "target": self._rows(raw_BKMD.flatten(1, 2), mask.targets.flat(), seeds),
         }
         return Losses(total, {name: value.detach() for name, value in terms.items()}, monitor)
+
+    def row_seeds(self, batch: Batch) -> Tensor:
+        """A seed for each row of the inputs: for each view of each sample."""
+        return batch.seeds if self.views == 1 else seeds_of_views(batch.seeds, self.views)
+
+    def _draw(self, grid: Grid, seeds: Tensor, batch_seed: int, step: int) -> tuple[Mask, ...]:
+        masker = self.masker.at(step - 1) if isinstance(self.masker, Curriculum) else self.masker
+        return masker(grid, seeds, batch_seed)
 
     def _fill(self, tokens: Tokens) -> Tokens:
         if self.kind_token is None:
@@ -242,8 +263,9 @@ class MaskedPrediction(nn.Module):
 
     def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
         """The masks this batch would be trained on, for pictures and statistics."""
-        _, grid = self.front_end(batch.inputs, batch.seeds)
-        return grid, self.masker(grid, batch.seeds, batch.batch_seed)
+        seeds = self.row_seeds(batch)
+        _, grid = self.front_end(batch.inputs, seeds)
+        return grid, self._draw(grid, seeds, batch.batch_seed, batch.step)
 
     @torch.no_grad()
     def embed(
@@ -268,8 +290,11 @@ class MaskedPrediction(nn.Module):
             tokens = _all_tokens(part, inputs, layers)
         finally:
             self.train(was_training)
-        found = {name: Embedding(features, tokens.sites) for name, features in tokens.layers.items()}
-        return {"tokens": Embedding(tokens.features, tokens.sites), **found}
+        # A batch of views is embedded by the first of each sample.
+        count = len(batch)
+        sites = tokens.sites if len(tokens.sites.ids) == count else _first_rows(tokens.sites, count)
+        found = {name: Embedding(features[:count], sites) for name, features in tokens.layers.items()}
+        return {"tokens": Embedding(tokens.features[:count], sites), **found}
 
     def _target_encoder(self) -> nn.Module:
         found = getattr(self.target, "encoder", None)
@@ -288,6 +313,13 @@ def _all_tokens(encoder: Any, inputs: Any, layers: Sequence[int]) -> Tokens:
     if not hasattr(encoder, "forward_layers"):
         raise ValueError(f"layers: expected an encoder with blocks to choose from, got {type(encoder).__name__}")
     return cast(Tokens, encoder.forward_layers(inputs, None, tuple(layers)))
+
+
+def _first_rows(sites: Sites, count: int) -> Sites:
+    def cut(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[:count]
+
+    return replace(sites, ids=sites.ids[:count], valid=cut(sites.valid), kind=cut(sites.kind))
 
 
 def _kind_counts(targets: Sites) -> Tensor:

@@ -1,8 +1,9 @@
-"""The pre-norm transformer of ViT (arXiv 2010.11929, eq. 2 to 4): blocks, a stack of them, and its initialisation."""
+"""The transformer of ViT (arXiv 2010.11929, eq. 2 to 4): blocks, a stack of them, and its initialisation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from jepa_core.nn.attention import Attention
 from jepa_core.nn.position import Rotation
+
+NormPlace = Literal["pre", "post"]
 
 
 class Mlp(nn.Module):
@@ -95,6 +98,15 @@ class Block(nn.Module):
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
+class PostNormBlock(Block):
+    """``x = LN(x + Attn(x))``, then ``x = LN(x + MLP(x))`` (arXiv 1706.03762, section 3.1); arguments of ``Block``."""
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+        """As :meth:`Block.forward`."""
+        x = self.norm1(x + self.drop_path(self.ls1(self.attn(x, valid, rotation))))
+        return self.norm2(x + self.drop_path(self.ls2(self.mlp(x))))
+
+
 class Transformer(nn.Module):
     """A stack of blocks and a final layer norm.
 
@@ -103,6 +115,7 @@ class Transformer(nn.Module):
         depth: number of blocks.
         drop_path: rate of the last block; it grows linearly from 0.
         recompute: keep no activations inside a block and compute them again in backward: less memory, same result.
+        norm: ``pre``, or ``post``: the blocks are :class:`PostNormBlock`.
     """
 
     def __init__(
@@ -117,11 +130,13 @@ class Transformer(nn.Module):
         drop_path: float = 0.0,
         eps: float = 1e-6,
         recompute: bool = False,
+        norm: NormPlace = "pre",
     ) -> None:
         super().__init__()
+        block = Block if norm == "pre" else PostNormBlock
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_hidden, head_width, qkv_bias, layer_scale, rate, eps) for rate in rates
+            block(width, heads, mlp_hidden, head_width, qkv_bias, layer_scale, rate, eps) for rate in rates
         )
         self.norm = nn.LayerNorm(width, eps=eps)
         self.recompute = recompute

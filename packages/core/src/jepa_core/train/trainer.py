@@ -256,6 +256,7 @@ class Trainer:
             raise DataError(next(filter(None, self.launch.control.gather(failure))))
         for batch in window:
             self.quarantine.add(batch.rejected, self.step + 1)
+            batch.step = self.step + 1
         return [to_device(batch, self.launch.device) for batch in window], bool(stopping)
 
     def _take_step(self, window: list[Batch]) -> tuple[list[Losses], Tensor]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
-
-import torch
-from torch import nn
 
 from jepa_core.lattice import Lattice
 from jepa_core.nn.predictor import TransformerPredictor
+from jepa_core.weights.build import check_names, set_norm_eps, shapes_of
+from jepa_core.weights.contents import by
 from jepa_vision.encoder import SIZES, Size, Stem, VisionTransformer
 from jepa_vision.frontend import IMAGENET_MEAN, IMAGENET_STD, PatchFrontEnd, patch_lattice
 from jepa_vision.positions import Positions, channel_order, channel_split, pairing_of, predictor_positions
@@ -84,6 +83,22 @@ class Facts:
         """Plain values; :func:`facts_from_json` reads them back."""
         return asdict(self)
 
+    def describe(self) -> list[str]:
+        """A line on the encoder and, where there is one, a line on the predictor."""
+        size = self.size
+        lines = [
+            f"encoder: width {size.width}, {size.depth} blocks, {size.heads} heads, MLP {size.mlp_hidden}, "
+            f"patch {by(self.patch)}, usual input {by(self.input_size)}, positions {self.positions}",
+        ]
+        if self.predictor is not None:
+            inner = self.predictor
+            row = "each mask its own" if inner.token is None else f"row {inner.token}"
+            lines.append(
+                f"predictor: width {inner.width}, {inner.depth} blocks, {inner.heads} heads, {inner.mask_tokens} mask "
+                f"tokens ({row}), positions {inner.positions}"
+            )
+        return lines
+
     def front_end(self) -> PatchFrontEnd:
         """Normalises and cuts into patches."""
         return PatchFrontEnd(self.patch, self.mean, self.std)
@@ -119,14 +134,7 @@ class Facts:
 
     def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of the tensors of ``encoder`` and, where there is one, ``predictor``, by our names."""
-        with torch.device("meta"):
-            parts: dict[str, nn.Module] = {"encoder": self.encoder()}
-            if self.predictor is not None:
-                parts["predictor"] = self.build_predictor()
-        return {
-            part: {key: tuple(value.shape) for key, value in module.state_dict().items()}
-            for part, module in parts.items()
-        }
+        return shapes_of(self.encoder, None if self.predictor is None else self.build_predictor)
 
 
 def facts_from_json(values: Mapping[str, Any]) -> Facts:
@@ -135,13 +143,13 @@ def facts_from_json(values: Mapping[str, Any]) -> Facts:
     Raises:
         ValueError: a key is unknown or missing, or a value cannot be.
     """
-    _check_names(values, Facts, "model")
+    check_names(values, Facts, "model")
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     size, inner = values["size"], values["predictor"]
-    _check_names(size, Size, "model.size")
+    check_names(size, Size, "model.size")
     given["size"] = Size(**size)
     if inner is not None:
-        _check_names(inner, PredictorFacts, "model.predictor")
+        check_names(inner, PredictorFacts, "model.predictor")
         given["predictor"] = PredictorFacts(**inner)
     for key, choices in (("stem", get_args(Stem)), ("positions", get_args(Positions))):
         if given[key] not in choices:
@@ -174,25 +182,9 @@ def facts_from_settings(options: VisionSettings, size: Sequence[int], patch: Seq
     )
 
 
-def set_norm_eps(module: nn.Module, eps: float) -> None:
-    """Gives all layer norms of a module this epsilon."""
-    for part in module.modules():
-        if isinstance(part, nn.LayerNorm):
-            part.eps = eps
-
-
 def ratio_of(hidden: int, width: int) -> float:
     """The MLP's ratio from which others compute ``int(width * ratio)``, so that they get ``hidden`` again."""
     ratio = hidden / width
     while int(width * ratio) < hidden:
         ratio = math.nextafter(ratio, math.inf)
     return ratio
-
-
-def _check_names(values: Any, kind: type, name: str) -> None:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name}: expected a section, got {values!r}")
-    wanted = {field.name for field in fields(kind)}
-    if set(values) != wanted:
-        unknown, missing = sorted(set(values) - wanted), sorted(wanted - set(values))
-        raise ValueError(f"{name}: expected {', '.join(sorted(wanted))}; unknown: {unknown}, missing: {missing}")

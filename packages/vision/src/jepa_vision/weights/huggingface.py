@@ -17,13 +17,13 @@ from typing import Any
 from torch import Tensor
 
 from jepa_core.weights import KeyTable
+from jepa_core.weights.folders import CONFIG, read_json, read_tensors
 from jepa_vision.encoder import Size
 from jepa_vision.frontend import IMAGENET_MEAN, IMAGENET_STD
 from jepa_vision.positions import position_table
 from jepa_vision.weights import layouts
 from jepa_vision.weights.contents import Parts, Weights, WeightsError, refuse_misfits
 from jepa_vision.weights.facts import Facts, PredictorFacts, ratio_of
-from jepa_vision.weights.files import CONFIG, read_json, read_tensors
 from jepa_vision.weights.tables import recognise
 
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")

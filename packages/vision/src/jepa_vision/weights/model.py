@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Tokens
-from jepa_vision.weights import huggingface, own, timm_models
+from jepa_core.weights import hub
+from jepa_core.weights.folders import CONFIG, write_json, write_tensors
+from jepa_vision.weights import huggingface, timm_models
 from jepa_vision.weights.contents import Copy, Parts, Weights
 from jepa_vision.weights.facts import Facts
-from jepa_vision.weights.files import CONFIG, WEIGHTS, write_json, write_tensors
 from jepa_vision.weights.official import Hints, read_official
+from jepa_vision.weights.own import OWN
 from jepa_vision.weights.read import read_folder
 from jepa_vision.weights.runs import read_run
 
-_FILES = [CONFIG, WEIGHTS, "model-*.safetensors", "*.index.json", "*preprocessor_config.json"]
+_FILES = (*hub.FILES, "*preprocessor_config.json")
 
 
 class VisionModel(nn.Module):
@@ -98,11 +99,7 @@ class VisionModel(nn.Module):
         Raises:
             ValueError: it is none of these, is damaged or newer than this version, or cannot be had from the hub.
         """
-        folder = Path(path_or_hub_id)
-        if not folder.is_dir():
-            folder = _downloaded(str(path_or_hub_id), revision)
-        elif revision is not None:
-            raise ValueError(f"revision: expected none with a local folder, got {revision!r}")
+        folder = hub.local_folder(path_or_hub_id, revision, _FILES)
         return cls.from_weights(read_folder(folder, parts=parts))
 
     @classmethod
@@ -146,7 +143,7 @@ class VisionModel(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``config.json`` (with a format version and the weights' SHA-256) and ``model.safetensors``."""
         tensors = {name: value for name, value in self.state_dict().items() if not name.startswith("front_end.")}
-        own.write_own(Path(folder), self.facts, tensors)
+        OWN.write(Path(folder), self.facts, tensors)
 
     def push_to_hub(
         self,
@@ -166,16 +163,14 @@ class VisionModel(nn.Module):
             commit_message: of the commit.
             token: None = that of ``hf auth login``.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            commit = api.upload_folder(
-                repo_id=name, folder_path=folder, revision=revision, commit_message=commit_message
-            )
-        return str(commit.commit_url)
+        return hub.upload(
+            self.save_pretrained,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            token=token,
+        )
 
     def to_huggingface(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the processor's configuration as transformers reads them.
@@ -211,15 +206,3 @@ class VisionModel(nn.Module):
         config, tensors = timm_models.to_config(self.facts), timm_models.to_state(self.weights())
         write_tensors(Path(folder), tensors)
         write_json(Path(folder) / CONFIG, config)
-
-
-def _downloaded(repo_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_FILES))
-    except HFValidationError:
-        raise ValueError(f"{repo_id}: expected a folder or <owner>/<name> on the hub, got neither") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(f"{repo_id}: cannot be had from the hub: {' '.join(str(error).split())[:200]}") from None

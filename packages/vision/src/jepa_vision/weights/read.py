@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jepa_core.weights.folders import CONFIG, read_json
 from jepa_vision.weights.contents import Copy, Parts, Weights, WeightsError
-from jepa_vision.weights.files import CONFIG, read_json
 from jepa_vision.weights.huggingface import read_huggingface
 from jepa_vision.weights.official import Hints, read_official
-from jepa_vision.weights.own import is_own, read_own
+from jepa_vision.weights.own import OWN
 from jepa_vision.weights.runs import is_run, read_run
 from jepa_vision.weights.timm_models import is_timm, read_timm
 
@@ -68,8 +68,8 @@ def read_folder(folder: Path, *, parts: Parts = "all") -> Weights:
     if not (folder / CONFIG).is_file():
         raise WeightsError(f"{folder}: no {CONFIG} in it; expected {KINDS}")
     config = read_json(folder / CONFIG)
-    if is_own(config):
-        return read_own(folder, parts=parts)
+    if OWN.is_own(config):
+        return OWN.read(folder, parts=parts)
     if is_timm(config):
         return read_timm(folder)
     if "model_type" in config:

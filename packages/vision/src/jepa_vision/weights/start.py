@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from jepa_core.lattice import Lattice
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.targets import EmaTarget
+from jepa_core.weights import start
+from jepa_core.weights.start import fill_method
 from jepa_vision.encoder import VisionTransformer
 from jepa_vision.positions import resize_table
 from jepa_vision.settings import VisionSettings
@@ -19,8 +21,6 @@ from jepa_vision.weights.contents import Family, Weights, WeightsError
 from jepa_vision.weights.facts import Facts, facts_from_settings
 from jepa_vision.weights.official import Hints
 from jepa_vision.weights.read import has_copies, read_weights
-
-AS_LOADED, UNTRAINED = "as loaded", "untrained"
 
 
 def fill(method: MaskedPrediction, options: VisionSettings, size: Sequence[int], patch: Sequence[int]) -> None:
@@ -44,23 +44,13 @@ def fill(method: MaskedPrediction, options: VisionSettings, size: Sequence[int],
     copy = options.weights_copy if has_copies(options.weights) else None
     weights = read_weights(options.weights, copy, parts=options.weights_parts, fallback=_assumed(mine))
     _refuse_differences(weights, mine, options)
-    encoder = cast(VisionTransformer, method.encoder)
-    state = _on_lattice(weights, encoder.lattice)
-    encoder.load_state_dict(state)
-    if isinstance(method.target, EmaTarget):
-        method.target.encoder.load_state_dict(state)
-    if weights.predictor is not None and options.weights_parts == "all":
-        method.predictor.load_state_dict(dict(weights.predictor))
+    state = _on_lattice(weights, cast(VisionTransformer, method.encoder).lattice)
+    fill_method(method, weights, options.weights_parts, state)
 
 
 def choice(options: VisionSettings) -> list[tuple[str, str, str]]:
     """The row of a run's table of choices; none without weights."""
-    if options.weights is None:
-        return []
-    filled = ["encoder", *(["moving average"] if options.target.policy == "ema" else [])]
-    rest = "the predictor is random" if options.weights_parts == "encoder" else "the predictor is filled too"
-    copy = f"the {options.weights_copy}'s" if has_copies(options.weights) else "its only"
-    return [("weights", options.weights, f"{copy} encoder fills {' and '.join(filled)}; {rest}")]
+    return start.choice(options, options.weights is not None and has_copies(options.weights))
 
 
 def untrained_rows(
@@ -78,14 +68,16 @@ def untrained_rows(
         device: where features are computed.
     """
     if config.vision.weights is None:
-        return {UNTRAINED: untrained}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        fresh = cast(MaskedPrediction, build(replace(config, vision=replace(config.vision, weights=None))))
-    if config.vision.encoder.positions == "stored":
-        # A fixed table is nothing that is learned: without it the encoder would not know where a patch lies.
-        _copy_table(untrained, fresh)
-    return {AS_LOADED: untrained, UNTRAINED: fresh.to(device).eval()}
+        return start.untrained_rows(untrained, None, config.seed, device)
+
+    def fresh() -> MaskedPrediction:
+        built = cast(MaskedPrediction, build(replace(config, vision=replace(config.vision, weights=None))))
+        if config.vision.encoder.positions == "stored":
+            # A fixed table is nothing that is learned: without it the encoder would not know where a patch lies.
+            _copy_table(untrained, built)
+        return built
+
+    return start.untrained_rows(untrained, fresh, config.seed, device)
 
 
 def _copy_table(source: MaskedPrediction, to: MaskedPrediction) -> None:
@@ -113,19 +105,11 @@ def _on_lattice(weights: Weights, lattice: Lattice) -> dict[str, Tensor]:
 
 def _refuse_differences(weights: Weights, mine: Facts, options: VisionSettings) -> None:
     """One line with every setting that differs: what the recipe has and what the weights have."""
-    theirs = weights.facts
-    rows = _differences("vision.encoder", _encoder_values(mine), _encoder_values(theirs))
+    rows = start.differences("vision.encoder", _encoder_values(mine), _encoder_values(weights.facts))
     if options.weights_parts == "all":
-        if theirs.predictor is None or mine.predictor is None:
-            raise WeightsError(
-                f"vision.weights: {weights.origin} has no predictor; vision.weights_parts=encoder starts a random one",
-                weights.tables,
-            )
-        rows += _differences("vision.predictor", _values(mine.predictor), _values(theirs.predictor))
-    if rows:
-        raise WeightsError(
-            f"vision.weights: {weights.origin} does not fit this recipe: {'; '.join(rows)}", weights.tables
-        )
+        # Which row of the tokens is used is a choice of the run.
+        rows += start.predictor_differences("vision", weights, mine.predictor, ("token",))
+    start.refuse_differences("vision", weights, rows)
 
 
 def _encoder_values(facts: Facts) -> dict[str, Any]:
@@ -135,21 +119,6 @@ def _encoder_values(facts: Facts) -> dict[str, Any]:
     # Rounded, since values may have been through float32.
     scale = {"mean": _rounded(facts.mean), "std": _rounded(facts.std)}
     return {**size, **patch, "patch": facts.patch[-2:], **rest, **scale}
-
-
-def _values(predictor: Any) -> dict[str, Any]:
-    # Which row of the tokens is used is a choice of the run.
-    return {key: value for key, value in asdict(predictor).items() if key != "token"}
-
-
-def _differences(section: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    keys = list(dict.fromkeys([*mine, *theirs]))
-    missing = "none"
-    return [
-        f"{section}.{key}: here {mine.get(key, missing)}, in the weights {theirs.get(key, missing)}"
-        for key in keys
-        if mine.get(key, missing) != theirs.get(key, missing)
-    ]
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:

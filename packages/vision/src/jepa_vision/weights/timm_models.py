@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.weights import KeyTable
+from jepa_core.weights.folders import CONFIG, WEIGHTS, read_json
 from jepa_vision.encoder import Size
 from jepa_vision.frontend import IMAGENET_MEAN, IMAGENET_STD
 from jepa_vision.positions import position_table
 from jepa_vision.weights import layouts
 from jepa_vision.weights.contents import Weights, WeightsError, refuse_misfits
 from jepa_vision.weights.facts import NORM_EPS, Facts, ratio_of
-from jepa_vision.weights.files import CONFIG, WEIGHTS, read_json
 from jepa_vision.weights.tables import recognise
 
 # The architecture under whose name timm builds any plain vision transformer.

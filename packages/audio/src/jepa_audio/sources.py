@@ -1,0 +1,134 @@
+"""Which sounds a run trains on and which it holds back for the probe."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+
+from jepa_audio.data_settings import AudioDataSettings
+from jepa_audio.sound_data import Crop, Sounds, Whole
+from jepa_audio.sound_files import FOLD_COLUMN, SoundList, SoundRecord, find_sounds
+
+SAMPLE = "esc10"
+HELD_BACK_ONE_IN = 5
+"""Where the data name no fold and no test split, one group in this many is held back, by a hash of its name."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the data come from, and why."""
+
+    root: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which sounds are trained on and which are held back.
+
+    Attributes:
+        train: for pre-training and for fitting the probe.
+        test: never trained on; empty without classes.
+        note: how they were chosen.
+    """
+
+    train: tuple[SoundRecord, ...]
+    test: tuple[SoundRecord, ...]
+    note: str
+
+
+def choose_root(data: AudioDataSettings) -> Choice:
+    """``data.root``, then ``JEPA_DATA``/audio/esc10, then the sample in the package."""
+    if data.root is not None:
+        return Choice(Path(data.root), "data.root")
+    folder = Path(os.environ.get("JEPA_DATA", "")) / "audio" / SAMPLE
+    if os.environ.get("JEPA_DATA") and folder.is_dir():
+        return Choice(folder, "found through the environment variable JEPA_DATA")
+    sample = Path(str(files("jepa_audio") / "samples" / SAMPLE))
+    return Choice(sample, "no data.root and no JEPA_DATA: real sounds of ten kinds that the package brings")
+
+
+def sounds_of(data: AudioDataSettings) -> SoundList:
+    """What the root holds."""
+    return find_sounds(choose_root(data).root, data.label, data.fold, data.group)
+
+
+def training_source(data: AudioDataSettings, records: Sequence[SoundRecord], rate_hz: int) -> Sounds:
+    """Training views of records at the rate of the front end."""
+    return Sounds(records, rate_hz, Crop(data.seconds, data.views, data.gain_db), data.channels, data.keep_mib)
+
+
+def plain_source(data: AudioDataSettings, records: Sequence[SoundRecord], rate_hz: int) -> Sounds:
+    """Whole clips of records at the rate of the front end, for probes and tables."""
+    return Sounds(records, rate_hz, Whole(data.max_seconds), data.channels)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Splits
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def split_sounds(sounds: SoundList, data: AudioDataSettings, one_in: int) -> Splits:
+    """What is trained on and what is held back, by the first of these that the data allow.
+
+    1. With folds, the sounds of ``data.test_fold``, else of the last fold in order (2 before 10).
+    2. The data's own test split.
+    3. One group in ``one_in`` by a hash of its name; a sound without a group is its own.
+
+    Without classes, and with ``one_in`` 0, nothing is held back but a fold that is named or the data's own test split.
+    Sounds of a validation split are in neither part: they are there to choose settings with.
+
+    Raises:
+        ValueError: no such fold, or nothing left to train on.
+    """
+    records = tuple(record for record in sounds.records if record.split != "validation")
+    column = data.fold or FOLD_COLUMN
+    folds = folds_of(records, column)
+    if data.test_fold is not None and data.test_fold not in folds:
+        raise ValueError(
+            f"data.test_fold: expected one of {', '.join(folds) or f'the values of a column {column}: there is none'}, "
+            f"got {data.test_fold!r}"
+        )
+    wanted = bool(sounds.classes and one_in)
+    if data.test_fold is not None or (wanted and len(folds) > 1):
+        return split_by_fold(records, column, data.test_fold or folds[-1])
+    own = [record.split == "test" for record in records]
+    if any(own):
+        return _parted(records, own, "the data's own test split")
+    if not wanted:
+        return _parted(records, own, "nothing is held back")
+    held = [_hash(record.group or record.sample_id) % one_in == 0 for record in records]
+    what = "group" if any(record.group for record in records) else "sound"
+    return _parted(records, held, f"one {what} in {one_in}, by a hash of its name")
+
+
+def folds_of(records: Sequence[SoundRecord], column: str = FOLD_COLUMN) -> tuple[str, ...]:
+    """The folds there are, numbers in them sorted by their value."""
+    found = {record.fields.get(column, "") for record in records} - {""}
+    return tuple(sorted(found, key=_natural))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def split_by_fold(records: Sequence[SoundRecord], column: str, fold: str) -> Splits:
+    """The sounds of one fold against the rest."""
+    held = [record.fields.get(column) == fold for record in records]
+    return _parted(records, held, f"fold {fold}, {column} in the label table")
+
+
+def _parted(records: Sequence[SoundRecord], held: Sequence[bool], note: str) -> Splits:
+    parts = [tuple(r for r, is_held in zip(records, held, strict=True) if is_held == side) for side in (False, True)]
+    if not parts[0]:
+        raise ValueError("data.root: expected sounds to train on, got held back or validation ones alone")
+    return Splits(parts[0], parts[1], note)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
