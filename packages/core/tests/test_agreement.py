@@ -5,7 +5,8 @@ import torch
 
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
-from jepa_core.methods.agreement import ViewAgreement, seeds_of_views
+from jepa_core.methods.agreement import ViewAgreement
+from jepa_core.seeds import seeds_of_views
 
 LATTICE = Lattice(("t",), (6,), (1.0,), ("s",), (0.0,))
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from jepa_audio.build import build_front_end, build_masker, build_method, sample_rate_of
+from jepa_audio.build import build_front_end, build_method, sample_rate_of
 from jepa_audio.evaluation import labelled_sounds, splits_of
 from jepa_audio.levels import levels_of
 from jepa_audio.settings import AudioRun
@@ -17,7 +17,6 @@ from jepa_audio.waveforms import Waveforms
 from jepa_audio.weights.start import choice, untrained_rows
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
-from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
 
 
@@ -40,11 +39,6 @@ class AudioModality:
             config.audio, front_end, samples, config.data.views, config.trainer.max_steps, config.monitor.rows
         )
         return cast(Method, method)
-
-    def masking(self, config: AudioRun) -> MaskSource:
-        """Masks of this configuration; see :class:`jepa_core.masking.source.MakesMasks`."""
-        masker = build_masker(config.audio.masking, config.trainer.max_steps)
-        return MaskSource(build_front_end(config.audio, *levels_of(config)).eval(), masker)
 
     def sources(self, config: AudioRun) -> SampleSource:
         """Random crops of the clips."""

@@ -36,7 +36,7 @@ def mask_pictures(method: MaskedPrediction | MaskSource, batch: Batch) -> list[P
         seen = _sites(mask.context.on_lattice(grid.lattice.count), grid.lattice, len(shown))
         hidden = _sites(mask.targets.on_lattice(grid.lattice.count), grid.lattice, len(shown))
         columns = {"log energies": None, "context": seen, "targets": hidden}
-        caption = f"{mask_statistics(mask, grid.lattice.count).sentence()} Time runs to the right, frequency upwards."
+        caption = f"{mask_statistics(mask, grid.lattice.count).sentence()}. Time runs to the right, frequency upwards."
         title = "Mask" if len(masks) == 1 else f"Mask {mask.name}"
         found.append(Picture(title, _draw_masks(shown, columns, grid.lattice), caption))
     return found

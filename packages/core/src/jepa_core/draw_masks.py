@@ -53,7 +53,8 @@ def draw_masks(settings: RunSettings, modality: Modality, out: Path) -> None:
         raise ConfigError(f"modality {modality.name}: expected mask pictures of this configuration, got none")
     _write(pictures, out)
     if isinstance(drawer, MaskSource | MaskedPrediction):
-        _print_statistics(MaskSource(drawer.front_end, drawer.masker), batch, _draws(source, sampler, settings.seed))
+        masks = drawer if isinstance(drawer, MaskSource) else drawer.mask_source()
+        _print_statistics(masks, batch, _draws(source, sampler, settings.seed))
 
 
 def _first_samples(source: SampleSource, sampler: Sampler, seed: int) -> Batch:
@@ -82,11 +83,11 @@ def _draws(source: SampleSource, sampler: Sampler, seed: int) -> Iterator[tuple[
 
 @torch.no_grad()
 def _print_statistics(source: MaskSource, batch: Batch, draws: Iterator[tuple[Tensor, int]]) -> None:
-    _, grid = source.front_end(batch.inputs, batch.seeds)
+    _, grid = source.front_end(batch.inputs, source.rows(batch.seeds))
     tallies: dict[str, MaskTally] = {}
     for _ in range(_batches(grid, len(batch.seeds))):
         seeds, batch_seed = next(draws)
-        for mask in source.masker(grid, seeds, batch_seed):
+        for mask in source.draw(grid, seeds, batch_seed):
             tallies.setdefault(mask.name, MaskTally(mask.name, grid.lattice)).add(mask, grid.present)
     for tally in tallies.values():
         print("\n" + "\n".join(tally.lines()))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 _GAMMA = 0x9E3779B97F4A7C15
+_VIEWS_STREAM = 911
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _BITS_64 = 0xFFFFFFFFFFFFFFFF
@@ -86,3 +87,12 @@ def _mixed(state: int) -> int:
     state = (state ^ (state >> 30)) * _MIX_1 & _BITS_64
     state = (state ^ (state >> 27)) * _MIX_2 & _BITS_64
     return state ^ (state >> 31)
+
+
+def seeds_of_views(seeds: Tensor, views: int) -> Tensor:
+    """Seeds ``[V * B]`` of the views of samples with ``seeds`` ``[B]``: all first views, then all second ones.
+
+    The first view keeps the sample's own.
+    """
+    further = random_keys(seeds, views - 1, _VIEWS_STREAM) if views > 1 else seeds.new_empty(len(seeds), 0)
+    return torch.cat([seeds[:, None], further], dim=1).T.flatten()

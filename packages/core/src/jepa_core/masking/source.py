@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jepa_core.contracts import Batch, Grid, Mask, Masker
 from jepa_core.masking.curriculum import Curriculum
+from jepa_core.seeds import seeds_of_views
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,26 @@ class MaskSource:
     Attributes:
         front_end: raw inputs and seeds to what an encoder takes and what is known of each site.
         masker: see :class:`jepa_core.contracts.Masker`.
+        views: V, of each sample; the inputs hold them one after the other.
     """
 
     front_end: Callable[[Any, Tensor], tuple[Any, Grid]]
     masker: Masker
+    views: int = 1
+
+    def rows(self, seeds: Tensor) -> Tensor:
+        """A seed for each row of the inputs: for each view of each sample."""
+        return seeds if self.views == 1 else seeds_of_views(seeds, self.views)
+
+    def draw(self, grid: Grid, seeds: Tensor, batch_seed: int, step: int = 1) -> tuple[Mask, ...]:
+        """Masks of samples with ``seeds`` ``[B]``, of all their views, at an optimiser step counted from 1."""
+        masker = self.masker.at(step - 1) if isinstance(self.masker, Curriculum) else self.masker
+        return masker(grid, self.rows(seeds), batch_seed)
 
     def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
         """The masks this batch would be trained on, as the method's own ``masks``."""
-        _, grid = self.front_end(batch.inputs, batch.seeds)
-        masker = self.masker.at(batch.step - 1) if isinstance(self.masker, Curriculum) else self.masker
-        return grid, masker(grid, batch.seeds, batch.batch_seed)
+        _, grid = self.front_end(batch.inputs, self.rows(batch.seeds))
+        return grid, self.draw(grid, batch.seeds, batch.batch_seed, batch.step)
 
 
 @runtime_checkable

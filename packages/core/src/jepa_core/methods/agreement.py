@@ -10,18 +10,6 @@ from jepa_core.contracts import Tokens
 from jepa_core.distributed import sum_over_processes
 from jepa_core.nn.norm import JointBatchNorm
 from jepa_core.nn.transformer import init_linear
-from jepa_core.seeds import random_keys
-
-_STREAM = 911
-
-
-def seeds_of_views(seeds: Tensor, views: int) -> Tensor:
-    """Seeds ``[V * B]`` of the views of samples with ``seeds`` ``[B]``: all first views, then all second ones.
-
-    The first view keeps the sample's own.
-    """
-    further = random_keys(seeds, views - 1, _STREAM) if views > 1 else seeds.new_empty(len(seeds), 0)
-    return torch.cat([seeds[:, None], further], dim=1).T.flatten()
 
 
 class ViewAgreement(nn.Module):

@@ -29,8 +29,8 @@ from jepa_core.contracts import (
     Tokens,
 )
 from jepa_core.energy import reduce_energy
-from jepa_core.masking.curriculum import Curriculum
-from jepa_core.methods.agreement import ViewAgreement, seeds_of_views
+from jepa_core.masking.source import MaskSource
+from jepa_core.methods.agreement import ViewAgreement
 from jepa_core.methods.groups import decay_groups
 from jepa_core.seeds import random_keys
 from jepa_core.targets import EmaTarget
@@ -152,12 +152,13 @@ class MaskedPrediction(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Losses of one micro-batch; the total is the mean over the masks of a sample."""
-        seeds = self.row_seeds(batch)
+        source = self.mask_source()
+        seeds = source.rows(batch.seeds)
         inputs, grid = self.front_end(batch.inputs, seeds)
         target_inputs = inputs
         if batch.target_inputs is not None:
             target_inputs, _ = self.front_end(batch.target_inputs, seeds)
-        masks = self._draw(grid, seeds, batch.batch_seed, step)
+        masks = source.draw(grid, batch.seeds, batch.batch_seed, step)
         whole = self.target.encode(target_inputs, None) if self.target_view == "full" else None
         parts = []
         for index, mask in enumerate(masks):
@@ -175,7 +176,7 @@ class MaskedPrediction(nn.Module):
         target_BKMD = self._target_features(raw_BKMD, mask.targets)
         distance_BKM = self.energy(predicted_BKMD, target_BKMD)
         total, terms = reduce_energy(distance_BKM, mask.targets, self.coefficients, counts, batch.micro_batches)
-        seeds = self.row_seeds(batch)
+        seeds = self.mask_source().rows(batch.seeds)
         for regulariser in self.regularisers:
             extra, named = self._regularise(regulariser, context, predicted_BKMD, mask, step)
             total, terms = total + extra, {**terms, **named}
@@ -187,14 +188,6 @@ class MaskedPrediction(nn.Module):
             "target": self._rows(raw_BKMD.flatten(1, 2), mask.targets.flat(), seeds),
         }
         return Losses(total, {name: value.detach() for name, value in terms.items()}, monitor)
-
-    def row_seeds(self, batch: Batch) -> Tensor:
-        """A seed for each row of the inputs: for each view of each sample."""
-        return batch.seeds if self.views == 1 else seeds_of_views(batch.seeds, self.views)
-
-    def _draw(self, grid: Grid, seeds: Tensor, batch_seed: int, step: int) -> tuple[Mask, ...]:
-        masker = self.masker.at(step - 1) if isinstance(self.masker, Curriculum) else self.masker
-        return masker(grid, seeds, batch_seed)
 
     def _fill(self, tokens: Tokens) -> Tokens:
         if self.kind_token is None:
@@ -263,9 +256,11 @@ class MaskedPrediction(nn.Module):
 
     def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
         """The masks this batch would be trained on, for pictures and statistics."""
-        seeds = self.row_seeds(batch)
-        _, grid = self.front_end(batch.inputs, seeds)
-        return grid, self._draw(grid, seeds, batch.batch_seed, batch.step)
+        return self.mask_source().masks(batch)
+
+    def mask_source(self) -> MaskSource:
+        """What draws its masks, without the networks."""
+        return MaskSource(self.front_end, self.masker, self.views)
 
     @torch.no_grad()
     def embed(
