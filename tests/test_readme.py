@@ -1,12 +1,16 @@
 """The README tells the truth: its paths exist, its verbs and recipes are those of the command, it stays short."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from jepa_audio.weights import AudioModel
 from jepa_core.cli import VERBS
 from jepa_core.plugins import find_modality, recipes
+from jepa_vision.weights import VisionModel
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,23 @@ def test_recipes_are_those_of_the_package(root: Path, page: str, heading: str, m
 
 def test_launch_files_exist(root: Path, readme: str) -> None:
     assert all((root / path).is_file() for path in re.findall(r"--config_file (\S+)", readme))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/vision.md", "docs/audio.md"])
+def test_models_are_called_as_they_can_be(root: Path, page: str) -> None:
+    models = {"VisionModel": VisionModel, "AudioModel": AudioModel}
+    text = (root / page).read_text(encoding="utf-8")
+    called = 0
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        for node in ast.walk(ast.parse(block)):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner = ast.unparse(node.func.value)
+            kind = models.get(owner, AudioModel if page.endswith("audio.md") else VisionModel)
+            if owner in models or owner == "model":
+                function = getattr(kind, node.func.attr)
+                own = [] if owner in models else [None]
+                named = {keyword.arg or "": None for keyword in node.keywords}
+                inspect.signature(function).bind(*own, *([None] * len(node.args)), **named)
+                called += 1
+    assert called > 1
