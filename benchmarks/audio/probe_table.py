@@ -27,7 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from jepa_audio.build import sample_rate_of
+from jepa_audio.front_ends import sample_rate_of
 from jepa_audio.modality import MODALITY
 from jepa_audio.probe import Side, clip_features, clip_levels, load_side
 from jepa_audio.settings import AudioRun

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from jepa_audio import hear
-from jepa_audio.build import sample_rate_of
+from jepa_audio.front_ends import sample_rate_of
 from jepa_audio.presets import PRESETS
 from jepa_audio.readouts import READOUTS
 from jepa_audio.waveforms import Waveforms

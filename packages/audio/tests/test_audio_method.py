@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepa_audio.augment import TimeFrequencyCrop
-from jepa_audio.build import build_front_end, build_masker, build_method
+from jepa_audio.build import build_masker, build_method
 from jepa_audio.encoder import AudioTransformer
+from jepa_audio.front_ends import build_front_end
 from jepa_audio.probe import level_statistics
 from jepa_audio.settings import AudioRun, AudioSettings, MaskingSettings
 from jepa_audio.wave_frontend import ClipNorm, WaveformFrontEnd

@@ -1,12 +1,11 @@
-"""Composes the parts that the settings name: front end, masker, encoders, predictor."""
+"""Composes the parts that the settings name: masker, encoders, predictor."""
 
 from __future__ import annotations
 
-from jepa_audio.augment import TimeFrequencyCrop
 from jepa_audio.encoder import AudioTransformer, channel_order
-from jepa_audio.frontend import SpectrogramFrontEnd, pixels
-from jepa_audio.presets import preset
-from jepa_audio.settings import WAVEFORM, AudioSettings, FrontEndSettings, MaskingSettings
+from jepa_audio.front_ends import FrontEnd
+from jepa_audio.frontend import pixels
+from jepa_audio.settings import AudioSettings, MaskingSettings
 from jepa_audio.wave_frontend import WaveformFrontEnd
 from jepa_core.contracts import Masker, TargetEncoder
 from jepa_core.energy import build_energy
@@ -31,31 +30,6 @@ from jepa_core.targets import (
     TargetReadout,
 )
 from jepa_core.weights.build import set_norm_eps
-
-FrontEnd = SpectrogramFrontEnd | WaveformFrontEnd
-
-
-def sample_rate_of(wanted: FrontEndSettings) -> int:
-    """The rate in Hz that recordings are resampled to."""
-    return wanted.sample_rate_hz if wanted.preset == WAVEFORM else preset(wanted.preset).bank().sample_rate_hz
-
-
-def build_front_end(options: AudioSettings, mean: float, std: float) -> FrontEnd:
-    """The front end; ``mean`` and ``std`` of the log energies stand where neither settings nor preset have them."""
-    wanted, augment = options.frontend, options.augment
-    if wanted.preset == WAVEFORM:
-        return WaveformFrontEnd(wanted.sample_rate_hz, SIZES[options.encoder.size].width, wanted.channels)
-    chosen = preset(wanted.preset)
-    own = chosen.mean if wanted.mean is None else wanted.mean, chosen.std if wanted.std is None else wanted.std
-    crop = TimeFrequencyCrop(augment.scale_min, augment.scale_max, augment.aspect_min, augment.aspect_max)
-    return SpectrogramFrontEnd(
-        chosen.bank(),
-        (wanted.patch_frames or chosen.patch[0], wanted.patch_bins or chosen.patch[1]),
-        mean if own[0] is None else own[0],
-        std if own[1] is None else own[1],
-        chosen.frames,
-        crop if augment.scale_min < 1 else None,
-    )
 
 
 def build_masker(wanted: MaskingSettings, max_steps: int) -> Masker:
@@ -94,7 +68,7 @@ def build_method(
 
     Args:
         options: see there.
-        front_end: of :func:`build_front_end`.
+        front_end: of :func:`jepa_audio.front_ends.build_front_end`.
         samples: of a training clip, at the front end's rate.
         views: of each clip.
         max_steps: optimiser steps of the run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jepa_audio.build import sample_rate_of
+from jepa_audio.front_ends import sample_rate_of
 from jepa_audio.settings import AudioRun
 from jepa_audio.sources import HELD_BACK_ONE_IN, Splits, plain_source, sounds_of, split_sounds
 from jepa_core.evaluation_source import Labelled, Split

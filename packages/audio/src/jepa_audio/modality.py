@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import torch
 
-from jepa_audio.build import build_front_end, build_method, sample_rate_of
+from jepa_audio.build import build_method
 from jepa_audio.evaluation import labelled_sounds, splits_of
+from jepa_audio.front_ends import build_front_end, sample_rate_of
 from jepa_audio.levels import levels_of
 from jepa_audio.settings import AudioRun
 from jepa_audio.sources import choose_root, plain_source, sounds_of, training_source

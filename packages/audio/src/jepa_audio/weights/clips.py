@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from jepa_audio.build import FrontEnd
+from jepa_audio.front_ends import FrontEnd
 from jepa_audio.frontend import SpectrogramFrontEnd
 from jepa_audio.sound_decode import resample
 from jepa_audio.waveforms import Waveforms

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-from jepa_audio.build import FrontEnd
 from jepa_audio.encoder import AudioTransformer, Positions, channel_order
+from jepa_audio.front_ends import FrontEnd
 from jepa_audio.frontend import SpectrogramFrontEnd
 from jepa_audio.kaldi import KaldiFbank, KaldiSettings
 from jepa_audio.log_mel import LogMel, LogMelSettings

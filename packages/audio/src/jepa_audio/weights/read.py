@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jepa_audio.build import sample_rate_of
+from jepa_audio.front_ends import sample_rate_of
 from jepa_audio.weights.contents import Weights
 from jepa_audio.weights.facts import Facts, facts_from_json, facts_from_settings
 from jepa_audio.weights.official import Hints, read_official
