@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,7 +239,9 @@ class _Video:
 
         source = io.BytesIO(self._content) if isinstance(self._content, bytes) else f"file:{self._content}"
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-        container = av.open(source, "r", options=options, metadata_errors="replace")
+        # Titles that are no UTF-8 must not make a film unreadable: PyAV 19 sees to it by itself.
+        replaced: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container = av.open(source, "r", options=options, **replaced)
         stream = container.streams.best("video")
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             container.close()
