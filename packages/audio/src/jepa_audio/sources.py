@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 
 from jepa_audio.data_settings import AudioDataSettings
 from jepa_audio.sound_data import Crop, Sounds, Whole
-from jepa_audio.sound_files import FOLD_COLUMN, SoundList, SoundRecord, find_sounds
+from jepa_audio.sound_files import FOLD_COLUMN, Content, SoundList, SoundRecord, find_sounds
+from jepa_core.data import splits
+from jepa_core.data.splits import Choice, is_held_back
+
+Splits = splits.Splits[Content]
 
 SAMPLE = "esc10"
 HELD_BACK_ONE_IN = 5
 """Where the data name no fold and no test split, one group in this many is held back, by a hash of its name."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Where the data come from, and why."""
-
-    root: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Which sounds are trained on and which are held back.
-
-    Attributes:
-        train: for pre-training and for fitting the probe.
-        test: never trained on; empty without classes.
-        note: how they were chosen.
-    """
-
-    train: tuple[SoundRecord, ...]
-    test: tuple[SoundRecord, ...]
-    note: str
-
-
 def choose_root(data: AudioDataSettings) -> Choice:
     """``data.root``, then ``JEPA_DATA``/audio/esc10, then the sample in the package."""
-    if data.root is not None:
-        return Choice(Path(data.root), "data.root")
-    folder = Path(os.environ.get("JEPA_DATA", "")) / "audio" / SAMPLE
-    if os.environ.get("JEPA_DATA") and folder.is_dir():
-        return Choice(folder, "found through the environment variable JEPA_DATA")
     sample = Path(str(files("jepa_audio") / "samples" / SAMPLE))
-    return Choice(sample, "no data.root and no JEPA_DATA: real sounds of ten kinds that the package brings")
+    return splits.choose_root(data.root, f"audio/{SAMPLE}", sample, "real sounds of ten kinds")
 
 
 def sounds_of(data: AudioDataSettings) -> SoundList:
@@ -102,7 +75,7 @@ def split_sounds(sounds: SoundList, data: AudioDataSettings, one_in: int) -> Spl
         return _parted(records, own, "the data's own test split")
     if not wanted:
         return _parted(records, own, "nothing is held back")
-    held = [_hash(record.group or record.sample_id) % one_in == 0 for record in records]
+    held = [is_held_back(record, one_in) for record in records]
     what = "group" if any(record.group for record in records) else "sound"
     return _parted(records, held, f"one {what} in {one_in}, by a hash of its name")
 
@@ -128,7 +101,3 @@ def _parted(records: Sequence[SoundRecord], held: Sequence[bool], note: str) -> 
     if not parts[0]:
         raise ValueError("data.root: expected sounds to train on, got held back or validation ones alone")
     return Splits(parts[0], parts[1], note)
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -27,6 +26,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from jepa_core.contracts import BadSample
+from jepa_core.data import splits
+from jepa_core.data.splits import is_held_back
 from jepa_vision.augment import Augment, Box, centre_box, colour, cut, flips, random_box
 from jepa_vision.image_records import Content, ImageList, Record
 
@@ -231,19 +232,7 @@ class Images:
         return torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2).contiguous()
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Which images are trained on and which are held back.
-
-    Attributes:
-        train: for pre-training and for fitting the probe.
-        test: never trained on; empty without classes.
-        note: how they were chosen.
-    """
-
-    train: tuple[Record, ...]
-    test: tuple[Record, ...]
-    note: str
+Splits = splits.Splits[Content]
 
 
 def split_images(images: ImageList, one_in: int) -> Splits:
@@ -260,10 +249,6 @@ def split_images(images: ImageList, one_in: int) -> Splits:
         return Splits(train, test, "the data's own test split")
     if not images.classes or not one_in:
         return Splits(train, (), "nothing is held back")
-    held = tuple(record for record in train if _hash(record.sample_id) % one_in == 0)
-    kept = tuple(record for record in train if _hash(record.sample_id) % one_in)
+    held = tuple(record for record in train if is_held_back(record, one_in))
+    kept = tuple(record for record in train if not is_held_back(record, one_in))
     return Splits(kept, held, f"one image in {one_in}, by a hash of its name")
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from jepa_core.data import splits
+from jepa_core.data.splits import Choice
 from jepa_vision.augment import Augment
 from jepa_vision.image_data import Images, Splits, split_images
 from jepa_vision.image_files import find_images
@@ -18,23 +18,10 @@ HELD_BACK_ONE_IN = 5
 """Where the data name no test split, one image in this many is held back, by a hash of its name."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Where the data come from, and why."""
-
-    root: Path
-    reason: str
-
-
 def choose_root(config: VisionRun) -> Choice:
     """``data.root``, then ``JEPA_DATA``/images/clothing10, then the sample in the package."""
-    if config.data.root is not None:
-        return Choice(Path(config.data.root), "data.root")
-    folder = Path(os.environ.get("JEPA_DATA", "")) / "images" / SAMPLE
-    if os.environ.get("JEPA_DATA") and folder.is_dir():
-        return Choice(folder, "found through the environment variable JEPA_DATA")
     sample = Path(str(files("jepa_vision") / "samples" / SAMPLE))
-    return Choice(sample, "no data.root and no JEPA_DATA: real photos of clothes that the package brings")
+    return splits.choose_root(config.data.root, f"images/{SAMPLE}", sample, "real photos of clothes")
 
 
 def images_of(config: VisionRun) -> ImageList:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
 from jepa_core.contracts import SampleSource
+from jepa_core.data import splits
+from jepa_core.data.splits import is_held_back
 from jepa_vision.augment import Augment
 from jepa_vision.sprites import MOTIONS, SpriteClips
 from jepa_vision.video_data import Clips
-from jepa_vision.video_files import VideoList, VideoRecord, find_videos
+from jepa_vision.video_files import Content, VideoList, VideoRecord, find_videos
 from jepa_vision.video_settings import VideoRun
+
+Splits = splits.Splits[Content]
 
 HELD_BACK_ONE_IN = 5
 """Where the data name no test split, one recording in this many is held back, by a hash of its group or name."""
@@ -49,21 +52,6 @@ class ProbeSplit:
 
     train: ProbeSide
     test: ProbeSide
-    note: str
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Recordings to train on and recordings held back.
-
-    Attributes:
-        train: for pre-training and for fitting the probe.
-        test: never trained on; empty without classes.
-        note: how they were chosen.
-    """
-
-    train: tuple[VideoRecord, ...]
-    test: tuple[VideoRecord, ...]
     note: str
 
 
@@ -154,7 +142,7 @@ def splits_of(config: VideoRun, videos: VideoList) -> Splits:
         return Splits(train, test, "the data's own test split")
     if not videos.classes or not config.probe.enabled:
         return Splits(train, (), "nothing is held back")
-    held = [_hash(record.group or record.sample_id) % HELD_BACK_ONE_IN == 0 for record in train]
+    held = [is_held_back(record, HELD_BACK_ONE_IN) for record in train]
     sides = [tuple(r for r, is_held in zip(train, held, strict=True) if is_held == side) for side in (False, True)]
     return Splits(sides[0], sides[1], f"one recording in {HELD_BACK_ONE_IN}, by a hash of its group or name")
 
@@ -179,7 +167,3 @@ def _spread(records: Sequence[VideoRecord], most: int) -> list[VideoRecord]:
     labelled = [record for record in records if record.label is not None]
     places = torch.linspace(0, len(labelled) - 1, min(most or len(labelled), len(labelled))).round().long()
     return [labelled[place] for place in places.unique().tolist()] if labelled else []
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
