@@ -21,7 +21,7 @@ from jepa_core.contracts import Tokens
 from jepa_core.weights import Copy, Parts, hub
 
 
-class AudioModel(nn.Module):
+class AudioModel(hub.PushesToHub, nn.Module):
     """An encoder with its front end and, where there is one, its predictor.
 
     >>> model = AudioModel.from_run("runs/audio-quickstart", which="online")  # doctest: +SKIP
@@ -215,28 +215,6 @@ class AudioModel(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``config.json`` (with a format version and the weights' SHA-256) and ``model.safetensors``."""
         OWN.write(Path(folder), self.facts, self.state_dict())
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload model",
-        token: str | None = None,
-    ) -> str:
-        """Writes to the Hugging Face hub what :meth:`save_pretrained` writes; returns the address of the commit.
-
-        Arguments as of :func:`jepa_core.weights.hub.upload`.
-        """
-        return hub.upload(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            revision=revision,
-            commit_message=commit_message,
-            token=token,
-        )
 
 
 def open_model(place: str) -> AudioModel:

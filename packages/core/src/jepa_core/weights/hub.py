@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from jepa_core.weights.folders import CONFIG, WEIGHTS
 
@@ -33,33 +34,43 @@ def local_folder(
     return folder
 
 
-def upload(
-    save: Callable[[Path], None],
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload model",
-    token: str | None = None,
-) -> str:
-    """Sends a folder; returns the address of the commit.
+class Saves(Protocol):
+    """What writes itself into a folder."""
 
-    Args:
-        save: writes the folder.
-        repo_id: ``<owner>/<name>``; made where there is none.
-        private: of a repository that is made; None = the owner's default.
-        revision: branch; None = main.
-        commit_message: of the commit.
-        token: None = that of ``hf auth login``.
-    """
-    from huggingface_hub import HfApi
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None: ...
 
-    api = HfApi(token=token)
-    with TemporaryDirectory() as folder:
-        save(Path(folder))
-        name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        commit = api.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message=commit_message)
-    return str(commit.commit_url)
+
+class PushesToHub:
+    """Gives what has ``save_pretrained`` the way to the hub."""
+
+    def push_to_hub(
+        self: Saves,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+        token: str | None = None,
+    ) -> str:
+        """Writes to the Hugging Face hub what ``save_pretrained`` writes; returns the address of the commit.
+
+        Args:
+            repo_id: ``<owner>/<name>``; made where there is none.
+            private: of a repository that is made; None = the owner's default.
+            revision: branch; None = main.
+            commit_message: of the commit.
+            token: None = that of ``hf auth login``.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            commit = api.upload_folder(
+                repo_id=name, folder_path=folder, revision=revision, commit_message=commit_message
+            )
+        return str(commit.commit_url)
 
 
 def _downloaded(repo_id: str, revision: str | None, files: Sequence[str]) -> Path:

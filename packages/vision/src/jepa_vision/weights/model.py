@@ -24,7 +24,7 @@ from jepa_vision.weights.runs import read_run
 _FILES = (*hub.FILES, "*preprocessor_config.json")
 
 
-class VisionModel(nn.Module):
+class VisionModel(hub.PushesToHub, nn.Module):
     """An encoder with its front end and, where there is one, its predictor.
 
     >>> model = VisionModel.from_run("runs/vision-quickstart", which="target")  # doctest: +SKIP
@@ -144,33 +144,6 @@ class VisionModel(nn.Module):
         """Writes ``config.json`` (with a format version and the weights' SHA-256) and ``model.safetensors``."""
         tensors = {name: value for name, value in self.state_dict().items() if not name.startswith("front_end.")}
         OWN.write(Path(folder), self.facts, tensors)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload model",
-        token: str | None = None,
-    ) -> str:
-        """Writes to the Hugging Face hub what :meth:`save_pretrained` writes; returns the address of the commit.
-
-        Args:
-            repo_id: ``<owner>/<name>``; made where there is none.
-            private: of a repository that is made; None = the owner's default.
-            revision: branch; None = main.
-            commit_message: of the commit.
-            token: None = that of ``hf auth login``.
-        """
-        return hub.upload(
-            self.save_pretrained,
-            repo_id,
-            private=private,
-            revision=revision,
-            commit_message=commit_message,
-            token=token,
-        )
 
     def to_huggingface(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``config.json``, ``model.safetensors`` and the processor's configuration as transformers reads them.
