@@ -87,7 +87,7 @@ def _print_statistics(source: MaskSource, batch: Batch, draws: Iterator[tuple[Te
     tallies: dict[str, MaskTally] = {}
     for _ in range(_batches(grid, len(batch.seeds))):
         seeds, batch_seed = next(draws)
-        for mask in source.draw(grid, seeds, batch_seed):
+        for mask in source.draw(grid, source.rows(seeds), batch_seed):
             tallies.setdefault(mask.name, MaskTally(mask.name, grid.lattice)).add(mask, grid.present)
     for tally in tallies.values():
         print("\n" + "\n".join(tally.lines()))

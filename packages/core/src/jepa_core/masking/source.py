@@ -32,14 +32,15 @@ class MaskSource:
         return seeds if self.views == 1 else seeds_of_views(seeds, self.views)
 
     def draw(self, grid: Grid, seeds: Tensor, batch_seed: int, step: int = 1) -> tuple[Mask, ...]:
-        """Masks of samples with ``seeds`` ``[B]``, of all their views, at an optimiser step counted from 1."""
+        """Masks at an optimiser step counted from 1; ``seeds`` are those of :meth:`rows`."""
         masker = self.masker.at(step - 1) if isinstance(self.masker, Curriculum) else self.masker
-        return masker(grid, self.rows(seeds), batch_seed)
+        return masker(grid, seeds, batch_seed)
 
     def masks(self, batch: Batch) -> tuple[Grid, tuple[Mask, ...]]:
         """The masks this batch would be trained on, as the method's own ``masks``."""
-        _, grid = self.front_end(batch.inputs, self.rows(batch.seeds))
-        return grid, self.draw(grid, batch.seeds, batch.batch_seed, batch.step)
+        seeds = self.rows(batch.seeds)
+        _, grid = self.front_end(batch.inputs, seeds)
+        return grid, self.draw(grid, seeds, batch.batch_seed, batch.step)
 
 
 @runtime_checkable

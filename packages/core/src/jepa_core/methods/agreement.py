@@ -57,7 +57,7 @@ class ViewAgreement(nn.Module):
         mean_RD = total_RD / valid_RN1.sum(1).clamp(min=1)
         z_VBE = self.projector(mean_RD).float().unflatten(0, (self.views, -1))
         gap = (z_VBE - z_VBE.mean(0)).square().mean(-1)
-        pair = sum_over_processes(torch.stack([gap.sum(), gap.new_tensor(float(gap.numel()))]))
+        pair = sum_over_processes(torch.stack([gap.sum(), gap.new_full((), gap.numel())]))
         spread = self.regulariser(z_VBE, None, step)["sigreg"]
         return {
             "agreement": self.weight * (1 - self.share) * pair[0] / pair[1].detach(),

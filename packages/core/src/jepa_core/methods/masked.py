@@ -158,25 +158,32 @@ class MaskedPrediction(nn.Module):
         target_inputs = inputs
         if batch.target_inputs is not None:
             target_inputs, _ = self.front_end(batch.target_inputs, seeds)
-        masks = source.draw(grid, batch.seeds, batch.batch_seed, step)
+        masks = source.draw(grid, seeds, batch.batch_seed, step)
         whole = self.target.encode(target_inputs, None) if self.target_view == "full" else None
         parts = []
         for index, mask in enumerate(masks):
             target = whole if whole is not None else self.target.encode(target_inputs, mask.target_union)
             counts = None if batch.joint_counts is None else batch.joint_counts[index]
             context = self._fill(cast(Tokens, self.encoder(inputs, mask.context)))
-            parts.append(self._one_mask(batch, step, index, mask, context, target, counts))
+            parts.append(self._one_mask(batch, seeds, step, index, mask, context, target, counts))
         return _mean_of_losses(masks, parts)
 
     def _one_mask(
-        self, batch: Batch, step: int, index: int, mask: Mask, context: Tokens, target: Tokens, counts: Tensor | None
+        self,
+        batch: Batch,
+        seeds: Tensor,
+        step: int,
+        index: int,
+        mask: Mask,
+        context: Tokens,
+        target: Tokens,
+        counts: Tensor | None,
     ) -> Losses:
         predicted_BKMD = self.predictor(context, mask.targets, batch.condition, index)
         raw_BKMD = target.at(mask.targets)
         target_BKMD = self._target_features(raw_BKMD, mask.targets)
         distance_BKM = self.energy(predicted_BKMD, target_BKMD)
         total, terms = reduce_energy(distance_BKM, mask.targets, self.coefficients, counts, batch.micro_batches)
-        seeds = self.mask_source().rows(batch.seeds)
         for regulariser in self.regularisers:
             extra, named = self._regularise(regulariser, context, predicted_BKMD, mask, step)
             total, terms = total + extra, {**terms, **named}
