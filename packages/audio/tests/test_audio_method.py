@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,13 @@ def test_a_longer_clip_needs_no_interpolation(positions: str) -> None:
     cut = encoder(Patches(x, lattice_of(10)), keep).features
     own = encoder(Patches(x[:, :24], lattice_of(6)), None).features
     torch.testing.assert_close(cut, own, atol=1e-5, rtol=1e-5)
+
+
+def test_an_encoder_can_be_pickled() -> None:
+    encoder = AudioTransformer(SIZES["nano"], 8, lattice_of(6)).eval()
+    again = pickle.loads(pickle.dumps(encoder))
+    x = Patches(noise(2, 24 * 8).unflatten(1, (24, 8)), lattice_of(6))
+    assert torch.equal(again(x, None).features, encoder(x, None).features)
 
 
 def test_learned_positions_end_and_say_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -51,6 +52,13 @@ class LearnedCodes(nn.Module):
         return (self.time[:steps, None] + self.frequency).flatten(0, 1)
 
 
+def fixed_codes(positions: Positions, lattice: Lattice, width: int) -> Tensor:
+    """Codes of all sites that are not trained, float32 ``[N, width]``; of no rows for rotary and learned positions."""
+    if not positions.startswith("sin_cos"):
+        return torch.empty(0, width)
+    return sin_cos_table(lattice, width, channel_order(positions, lattice))
+
+
 class AudioTransformer(PatchEncoder):
     """An encoder of tiles or frames; keeps the contract ``Encoder``.
 
@@ -86,11 +94,7 @@ class AudioTransformer(PatchEncoder):
             size,
             channels,
             lattice,
-            lambda any_lattice: (
-                sin_cos_table(any_lattice, size.width, channel_order(positions, any_lattice))
-                if positions.startswith("sin_cos")
-                else torch.empty(0, size.width)
-            ),
+            partial(fixed_codes, positions, width=size.width),
             "interleaved" if positions == "rotary" else None,
             stem=stem,
             drop_path=drop_path,

@@ -14,7 +14,7 @@ FrontEnd = SpectrogramFrontEnd | WaveformFrontEnd
 
 def sample_rate_of(wanted: FrontEndSettings) -> int:
     """The rate in Hz that recordings are resampled to."""
-    return wanted.sample_rate_hz if wanted.preset == WAVEFORM else preset(wanted.preset).bank().sample_rate_hz
+    return wanted.sample_rate_hz if wanted.preset == WAVEFORM else preset(wanted.preset).settings.sample_rate_hz
 
 
 def build_front_end(options: AudioSettings, mean: float, std: float) -> FrontEnd:

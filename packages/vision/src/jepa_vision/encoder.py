@@ -4,6 +4,7 @@ class token, fixed sine-cosine or rotary positions.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -51,7 +52,7 @@ class VisionTransformer(PatchEncoder):
             size,
             channels,
             lattice,
-            lambda any_lattice: position_table(positions, any_lattice, size.width),
+            partial(position_table, positions, width=size.width),
             pairing_of(positions) if positions.startswith("rotary") else None,
             positions == "stored",
             stem,
