@@ -1,0 +1,1 @@
+"""Objects for jepakit: worlds with ground truth, slot attention, Causal-JEPA (arXiv 2602.11389)."""

@@ -1,0 +1,1 @@
+"""Small worlds with ground truth, seeded and fast, and what can be changed in them."""
