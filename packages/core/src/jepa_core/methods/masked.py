@@ -6,7 +6,7 @@ with other parts; with raw values as the target it is MAE (2111.06377).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from jepa_core.contracts import (
     AntiCollapse,
     Batch,
+    Condition,
     Embedding,
     Energy,
     Grid,
@@ -49,6 +50,15 @@ class TargetNormaliser(Protocol):
     """Normalises features ``[B, K, M, D]`` at the target sites."""
 
     def __call__(self, features_BKMD: Tensor, targets: Sites) -> Tensor: ...
+
+
+class Matcher(Protocol):
+    """Reorders target features ``[B, K, M, D]`` so that each is compared with the prediction it belongs to.
+
+    For targets that are sets, such as slots that may swap objects. What is not valid must stay in its place.
+    """
+
+    def __call__(self, predicted_BKMD: Tensor, target_BKMD: Tensor, targets: Sites) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,8 @@ class MaskedPrediction(nn.Module):
             there would pull the target towards what is easy to predict.
         normaliser: applied to the target features before the kind token.
         target_view: ``full`` (the target encoder sees everything) or ``targets`` (only what is hidden).
+        condition: reads what the predictor is told from what the front end gives; None = ``Batch.condition``.
+        matcher: reorders the targets before they are compared; None = each belongs to its site.
         views: V, of each sample; the inputs hold them one after the other, ``[V * B, ...]``, each masked for itself.
         agreement: of the views.
         monitor_rows: rows drawn for the collapse monitor in each micro-batch.
@@ -127,6 +139,8 @@ class MaskedPrediction(nn.Module):
         kind_token: KindToken | None = None,
         normaliser: TargetNormaliser | None = None,
         target_view: TargetView = "full",
+        condition: Callable[[Any], Condition | None] | None = None,
+        matcher: Matcher | None = None,
         views: int = 1,
         agreement: ViewAgreement | None = None,
         monitor_rows: int = 512,
@@ -143,6 +157,8 @@ class MaskedPrediction(nn.Module):
         self.kind_token = kind_token
         self.normaliser = normaliser
         self.target_view = target_view
+        self.condition = condition
+        self.matcher = matcher
         self.views = views if agreement is None else agreement.views
         self.agreement = agreement
         self.monitor_rows = monitor_rows
@@ -158,6 +174,7 @@ class MaskedPrediction(nn.Module):
         target_inputs = inputs
         if batch.target_inputs is not None:
             target_inputs, _ = self.front_end(batch.target_inputs, seeds)
+        condition = batch.condition if self.condition is None else self.condition(inputs)
         masks = source.draw(grid, seeds, batch.batch_seed, step)
         whole = self.target.encode(target_inputs, None) if self.target_view == "full" else None
         parts = []
@@ -165,12 +182,13 @@ class MaskedPrediction(nn.Module):
             target = whole if whole is not None else self.target.encode(target_inputs, mask.target_union)
             counts = None if batch.joint_counts is None else batch.joint_counts[index]
             context = self._fill(cast(Tokens, self.encoder(inputs, mask.context)))
-            parts.append(self._one_mask(batch, seeds, step, index, mask, context, target, counts))
+            parts.append(self._one_mask(batch, condition, seeds, step, index, mask, context, target, counts))
         return _mean_of_losses(masks, parts)
 
     def _one_mask(
         self,
         batch: Batch,
+        condition: Condition | None,
         seeds: Tensor,
         step: int,
         index: int,
@@ -179,9 +197,11 @@ class MaskedPrediction(nn.Module):
         target: Tokens,
         counts: Tensor | None,
     ) -> Losses:
-        predicted_BKMD = self.predictor(context, mask.targets, batch.condition, index)
+        predicted_BKMD = self.predictor(context, mask.targets, condition, index)
         raw_BKMD = target.at(mask.targets)
         target_BKMD = self._target_features(raw_BKMD, mask.targets)
+        if self.matcher is not None:
+            target_BKMD = self.matcher(predicted_BKMD.detach(), target_BKMD, mask.targets)
         distance_BKM = self.energy(predicted_BKMD, target_BKMD)
         total, terms = reduce_energy(distance_BKM, mask.targets, self.coefficients, counts, batch.micro_batches)
         for regulariser in self.regularisers:
