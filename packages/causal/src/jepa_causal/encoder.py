@@ -55,23 +55,30 @@ class SlotFrontEnd(nn.Module):
         return len(self.proprio_mean)
 
     def forward(self, inputs: SlotWindow, seeds: Tensor) -> tuple[SlotWindow, Grid]:
-        """The window with z-scored streams, and the grid of its slots."""
-        window = replace(
-            inputs,
-            actions=_scaled("actions", inputs.actions, inputs.action_valid, self.action_mean, self.action_std),
-            proprio=_scaled("proprio", inputs.proprio, inputs.proprio_valid, self.proprio_mean, self.proprio_std),
-        )
+        """The window with z-scored streams, and the grid of its slots.
+
+        A stream that the model was built with and that the window lacks is one that is nowhere known.
+        """
+        steps = inputs.slots.shape[:2]
+        actions = _stream("actions", inputs.actions, inputs.action_valid, self.action_mean, self.action_std, steps)
+        proprio = _stream("proprio", inputs.proprio, inputs.proprio_valid, self.proprio_mean, self.proprio_std, steps)
+        window = SlotWindow(inputs.slots, inputs.present, *actions, *proprio)
         return window, Grid(inputs.lattice, None if inputs.present is None else inputs.present.flatten(1))
 
 
-def _scaled(name: str, x: Tensor | None, valid: Tensor | None, mean: Tensor, std: Tensor) -> Tensor | None:
-    """Z-scored ``[B, T, A]``, 0 where not valid; None where the model was built without this stream."""
-    if not len(mean) or x is None:
-        return None
+def _stream(
+    name: str, x: Tensor | None, valid: Tensor | None, mean: Tensor, std: Tensor, steps: torch.Size
+) -> tuple[Tensor | None, Tensor | None]:
+    """Z-scored ``[B, T, A]``, 0 where not known, and where it is; None where the model was built without it."""
+    if not len(mean):
+        return None, None
+    if x is None:
+        nowhere = torch.zeros(steps, dtype=torch.bool, device=mean.device)
+        return mean.new_zeros(*steps, len(mean)), nowhere
     if x.shape[-1] != len(mean):
         raise ValueError(f"{name}: expected {len(mean)} numbers a step, as in training, got {x.shape[-1]}")
     scaled = (x - mean) / std
-    return scaled if valid is None else torch.where(valid.unsqueeze(-1), scaled, 0.0)
+    return scaled if valid is None else torch.where(valid.unsqueeze(-1), scaled, 0.0), valid
 
 
 class FrozenSlots(nn.Module):

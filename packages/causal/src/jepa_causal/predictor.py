@@ -68,7 +68,8 @@ class SlotPredictor(nn.Module):
         Args:
             context: tokens of slots; a site of kind 1 (absent) is left out of the sequence.
             targets: where to read predictions.
-            condition: of :func:`jepa_causal.windows.condition_of`; None = no step's action or proprioception is known.
+            condition: of :func:`jepa_causal.windows.condition_of`, whose order says at which step each token is; None
+                where the predictor has no streams.
             mask_index: not used, one vector stands for all masks.
         """
         steps, slots = context.lattice.sizes
@@ -77,7 +78,7 @@ class SlotPredictor(nn.Module):
         visible_BTK = context.sites.on_lattice(context.lattice.count).unflatten(1, (steps, slots))
         tokens = [self._slot_tokens(slots_BTKD, visible_BTK)]
         valid = [_there(context)]
-        if condition is not None:
+        if self.streams or condition is not None:
             extra, extra_valid = self._stream_tokens(condition, steps)
             tokens, valid = tokens + extra, valid + extra_valid
         hidden_BNE = self.transformer(torch.cat(tokens, dim=1), _joined(tokens, valid))
@@ -106,14 +107,15 @@ class SlotPredictor(nn.Module):
         tokens_BTKE = torch.where(visible_BTK.unsqueeze(-1), self.embed(slots_BTKD), query_B1KE)
         return (tokens_BTKE + self.time_embed[-steps:, None]).flatten(1, 2)
 
-    def _stream_tokens(self, condition: Condition, steps: int) -> tuple[list[Tensor], list[Tensor | None]]:
+    def _stream_tokens(self, condition: Condition | None, steps: int) -> tuple[list[Tensor], list[Tensor | None]]:
         """One token ``[B, n, E]`` a known step of each stream, and which of them are valid."""
-        streams = condition.features.split(steps, dim=1)
-        if len(streams) != len(self.streams):
+        got = 0 if condition is None else condition.features.shape[1]
+        if condition is None or got != len(self.streams) * steps:
             raise ValueError(
-                f"predictor: expected the streams {', '.join(self.streams) or 'none'} of {steps} steps each, got "
-                f"{condition.features.shape[1]} tokens"
+                f"predictor: expected the streams {', '.join(self.streams) or '(none)'} of {steps} steps each, got "
+                f"{got} tokens; give what the method's front end makes of a window"
             )
+        streams = condition.features.split(steps, dim=1)
         valid = [None] * len(streams) if condition.valid is None else list(condition.valid.split(steps, dim=1))
         tokens, known = [], []
         for (name, layer), features, real in zip(self.streams.items(), streams, valid, strict=True):

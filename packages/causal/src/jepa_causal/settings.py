@@ -31,7 +31,8 @@ class CausalDataSettings(DataSettings):
         objects_min, objects_max: discs of an episode.
         repulsion: strength of a long-range force between discs; 0 = none.
         slot_width: D of ``state`` and ``learned`` slots.
-        slot_count: slots of ``learned``; the most objects and one for the background.
+        slot_count: slots of ``learned``, None = ``objects_max`` and one for the background; of ``files`` it is needed
+            where a Parquet file has them in one flat list.
         slot_mode: ``learned``: ``image`` (each frame by itself) or ``video`` (slots keep their object over time).
         slot_steps: optimiser steps of the slot encoder.
         frame_size: pixels along a side of the frames that it sees.
@@ -48,7 +49,7 @@ class CausalDataSettings(DataSettings):
     objects_max: int = 5
     repulsion: float = 0.0
     slot_width: int = 64
-    slot_count: int = 6
+    slot_count: int | None = None
     slot_mode: Literal["image", "video"] = "video"
     slot_steps: int = 900
     frame_size: int = 16
@@ -165,10 +166,12 @@ class CausalRun(RunSettings):
 
 
 def _check_data(data: CausalDataSettings, window: int) -> None:
-    least = {"episodes": 1, "test_episodes": 0, "frame_skip": 1, "objects_min": 1, "slot_width": 1, "slot_count": 2}
+    least = {"episodes": 1, "test_episodes": 0, "frame_skip": 1, "objects_min": 1, "slot_width": 1}
     least |= {"slot_steps": 1, "seed": 0, "frame_size": 8}
     for key, low in least.items():
         check_between(f"data.{key}", getattr(data, key), low, ENDLESS)
+    if data.slot_count is not None:
+        check_between("data.slot_count", data.slot_count, 1, ENDLESS)
     check_between("data.repulsion", data.repulsion, 0, ENDLESS)
     if data.objects_max < data.objects_min:
         raise ValueError(f"data.objects_max: expected {data.objects_min} (objects_min) or more, got {data.objects_max}")

@@ -1,0 +1,82 @@
+"""The causal plug-in: Causal-JEPA (arXiv 2602.11389) on the slots of worlds with ground truth, pixels, or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, cast
+
+import torch
+
+from jepa_causal.build import build_masker, build_method
+from jepa_causal.settings import CausalRun
+from jepa_causal.sources import cut_of, episodes_of, front_end_of, labelled_windows, slot_shape, training_windows
+from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
+from jepa_core.evaluation_source import LabelledSource, Split
+from jepa_core.masking.source import MaskSource
+from jepa_core.methods.masked import MaskedPrediction
+
+
+class CausalModality:
+    """See :class:`jepa_core.contracts.Modality`."""
+
+    name = "causal"
+    schema = CausalRun
+    recipes = files("jepa_causal") / "recipes"
+
+    def build(self, config: CausalRun) -> Method:
+        """The method of this configuration, on the CPU, in float32; number and width of slots are the data's."""
+        method = build_method(config.causal, slot_shape(config), front_end_of(config), config.seed, config.monitor.rows)
+        return cast(Method, method)
+
+    def sources(self, config: CausalRun) -> SampleSource:
+        """Every window of every training episode."""
+        return training_windows(config)
+
+    def choices(self, config: CausalRun) -> Sequence[tuple[str, str, str]]:
+        """Episodes, slots, windows and streams, each with its reason."""
+        found, windows, cut = episodes_of(config), training_windows(config), cut_of(config)
+        rows = [
+            ("episodes", f"{len(found.train)} to train on, {len(found.test)} held back", found.note),
+            ("slots", f"{windows.slots} of width {windows.width}", f"data.slots={config.data.slots}"),
+            ("windows", str(len(windows)), f"every start of {cut.steps} steps, frame_skip={cut.frame_skip}"),
+            ("streams", _streams(cut.actions, cut.proprio), "what episodes have and the settings want"),
+        ]
+        if windows.too_short:
+            rows.append(("too short", f"{windows.too_short} episodes", f"fewer than the {cut.span} frames of a window"))
+        if found.left_out:
+            rows.append(("left out", f"{len(found.left_out)} episodes", found.left_out[0]))
+        return rows
+
+    def masking(self, config: CausalRun) -> MaskSource:
+        """What draws the masks, without the predictor."""
+        return MaskSource(front_end_of(config), build_masker(config.causal, config.seed))
+
+    def probe(self, config: CausalRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable | None:
+        """Forecast, completion and counterfactual on what was held back; None when switched off or without any."""
+        if not config.probe.enabled or not episodes_of(config).test:
+            return None
+        from jepa_causal.evaluation import evaluate
+
+        return evaluate(config, trained, untrained, device)
+
+    def evaluation(self, config: CausalRun, split: Split) -> LabelledSource | None:
+        """Windows with the labels of their episodes; their tokens are the slots."""
+        return labelled_windows(config, split)
+
+    def pictures(self, config: CausalRun, method: Method, batch: Batch) -> Sequence[Picture]:
+        """Masks of the first windows, steps by slots."""
+        from jepa_causal.pictures import mask_pictures
+
+        return mask_pictures(cast(MaskedPrediction, method), batch)
+
+    def add_commands(self, subparsers: Any) -> None:
+        """Brings none."""
+
+
+def _streams(actions: bool, proprio: bool) -> str:
+    names = [name for name, there in (("actions", actions), ("proprioception", proprio)) if there]
+    return " and ".join(names) or "none"
+
+
+MODALITY = CausalModality()
