@@ -11,6 +11,7 @@ import torch
 from jepa_causal.build import build_masker, build_method
 from jepa_causal.settings import CausalRun
 from jepa_causal.sources import cut_of, episodes_of, front_end_of, labelled_windows, slot_shape, training_windows
+from jepa_causal.windows import SlotWindow
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.masking.source import MaskSource
@@ -69,6 +70,16 @@ class CausalModality:
         from jepa_causal.pictures import mask_pictures
 
         return mask_pictures(cast(MaskedPrediction, method), batch)
+
+    def feature_pictures(
+        self, config: CausalRun, trained: Method, untrained: Method, batch: Batch
+    ) -> Sequence[Picture]:
+        """Rollouts of the trained predictor on the episodes that :meth:`probe` scores; none where it scores none."""
+        if not config.probe.enabled or not episodes_of(config).test:
+            return []
+        from jepa_causal.rollouts import run_pictures
+
+        return run_pictures(config, trained, cast(SlotWindow, batch.inputs).slots.device)
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""
