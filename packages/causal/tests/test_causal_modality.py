@@ -107,7 +107,7 @@ def test_quickstart_learns_to_forecast(tmp_path: Path) -> None:
 
 
 def test_it_can_be_embedded_and_its_masks_be_drawn(tmp_path: Path) -> None:
-    assert isinstance(MODALITY, Evaluable) and isinstance(MODALITY, MakesMasks)
+    assert all(isinstance(modality.MODALITY, contract) for contract in (Evaluable, MakesMasks))
     config = configured("quickstart", tmp_path)
     sides = {name: MODALITY.evaluation(config, name) for name in ("train", "test", "all")}
     counts = {name: 0 if side is None else len(side) for name, side in sides.items()}

@@ -107,6 +107,22 @@ def test_the_loss_is_the_mean_square_over_each_kind() -> None:
     torch.testing.assert_close(method(batch_of(inputs), 1).total, 2 * future + history)
 
 
+def test_two_micro_batches_are_one_batch() -> None:
+    """Hidden objects differ in number: each term is the mean over all of them, not the mean of means."""
+    method = method_of()
+    whole = batch_of(window())
+    parts = [
+        Batch(SlotWindow(whole.inputs.slots[cut]), whole.seeds[cut], whole.sample_id[cut], micro_batches=2)
+        for cut in (slice(0, 3), slice(3, B))
+    ]
+    counts = [method.target_counts(part) for part in parts]
+    assert counts[0] is not None and counts[1] is not None and counts[0].shape == (1, 2)
+    for part in parts:
+        part.joint_counts = counts[0] + counts[1]
+    joined = torch.stack([method(part, 1).total for part in parts]).mean()
+    torch.testing.assert_close(joined, method(whole, 1).total)
+
+
 def test_slots_may_be_permuted() -> None:
     method = method_of(streams())
     order = torch.tensor([2, 0, 3, 1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.anticollapse import VarianceHinge
-from jepa_core.contracts import Batch, Grid, Mask, Sites, Tokens
+from jepa_core.contracts import Batch, Condition, Grid, Mask, Sites, Tokens
 from jepa_core.energy import L2, Cosine
 from jepa_core.lattice import Lattice
 from jepa_core.masking.random import RandomMasker
@@ -208,3 +208,26 @@ def test_embed_leaves_the_mode_as_it_was() -> None:
     embedding = model.embed(batch())
     assert model.training and embedding["tokens"].features.shape == (3, 16, WIDTH)
     assert not embedding["tokens"].features.requires_grad
+
+
+def test_what_the_predictor_is_told_may_come_from_the_front_end() -> None:
+    told: list[Any] = []
+
+    class Listener(MeanPredictor):
+        def forward(self, context: Tokens, targets: Sites, condition: Any, mask_index: int = 0) -> Tensor:
+            told.append(condition)
+            return super().forward(context, targets, condition, mask_index)
+
+    made = Condition(torch.ones(3, 1, 2))
+    method(predictor=Listener(), condition=lambda inputs: made)(batch(), 1)
+    given = Condition(torch.zeros(3, 1, 2))
+    method(predictor=Listener())(replace(batch(), condition=given), 1)
+    assert told[0] is made and told[1] is given
+
+
+def test_targets_may_be_reordered_before_they_are_compared() -> None:
+    def towards_the_prediction(predicted: Tensor, target: Tensor, targets: Sites) -> Tensor:
+        assert not predicted.requires_grad and target.shape == predicted.shape == (*targets.ids.shape, WIDTH)
+        return predicted
+
+    assert float(method(matcher=towards_the_prediction)(batch(), 1).total.detach()) == 0

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -85,8 +85,8 @@ def _made(config: CausalRun) -> EpisodeSplits:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def world_of(data: CausalDataSettings) -> World:
-    """The world that the settings name; discs with their settings, the others with their defaults."""
+def world_of(data: CausalDataSettings) -> Any:
+    """The world that the settings name, with all it can do: discs with their settings, others with their defaults."""
     from jepa_causal.worlds import open_world
     from jepa_causal.worlds.discs import Discs, DiscSettings
 
@@ -96,7 +96,7 @@ def world_of(data: CausalDataSettings) -> World:
 
 
 def _recorded(data: CausalDataSettings, split: str, count: int) -> Iterator[Episode]:
-    world = world_of(data)
+    world: World = world_of(data)
     for index in range(count):
         # 32 bits are what every world's generator takes.
         episode = world.episode(sample_seed(data.seed, 0, f"{split} {index}") >> 31, data.steps)
