@@ -8,13 +8,12 @@ from typing import Any, cast
 
 import torch
 
-from jepa_causal.build import build_masker, build_method
+from jepa_causal.build import build_method
 from jepa_causal.settings import CausalRun
 from jepa_causal.sources import cut_of, episodes_of, front_end_of, labelled_windows, slot_shape, training_windows
 from jepa_causal.windows import SlotWindow
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
-from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
 
 
@@ -48,10 +47,6 @@ class CausalModality:
         if found.left_out:
             rows.append(("left out", f"{len(found.left_out)} episodes", found.left_out[0]))
         return rows
-
-    def masking(self, config: CausalRun) -> MaskSource:
-        """What draws the masks, without the predictor."""
-        return MaskSource(front_end_of(config), build_masker(config.causal, config.seed))
 
     def probe(self, config: CausalRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable | None:
         """Forecast, completion and counterfactual on what was held back; None when switched off or without any."""
