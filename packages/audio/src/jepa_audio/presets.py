@@ -8,7 +8,7 @@ both to None and measure them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from jepa_audio.framing import FilterBank
@@ -41,6 +41,10 @@ class Preset:
     crop_s: float
     note: str
     frames: int | None = None
+
+    def with_hop(self, hop_length: int) -> Preset:
+        """The same with another hop, in samples; 0 = its own."""
+        return replace(self, settings=replace(self.settings, hop_length=hop_length)) if hop_length else self
 
     def bank(self) -> FilterBank:
         """The filter bank, before normalisation."""

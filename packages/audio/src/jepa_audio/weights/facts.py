@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from jepa_audio.encoder import AudioTransformer, Positions, channel_order
-from jepa_audio.front_ends import FrontEnd
+from jepa_audio.front_ends import FrontEnd, chosen_preset
 from jepa_audio.frontend import SpectrogramFrontEnd
 from jepa_audio.kaldi import KaldiFbank, KaldiSettings
 from jepa_audio.log_mel import LogMel, LogMelSettings
-from jepa_audio.presets import preset
 from jepa_audio.readouts import READOUTS
 from jepa_audio.settings import WAVEFORM, AudioSettings
 from jepa_audio.wave_frontend import WaveformFrontEnd
@@ -224,6 +223,6 @@ def _input_facts(options: AudioSettings, size: Size, samples: int) -> Facts:
     wanted = options.frontend
     if wanted.preset == WAVEFORM:
         return Facts(WaveformSettings(wanted.sample_rate_hz, wanted.channels), size, samples, stem="none")
-    chosen = preset(wanted.preset)
+    chosen = chosen_preset(wanted)
     patch = wanted.patch_frames or chosen.patch[0], wanted.patch_bins or chosen.patch[1]
     return Facts(chosen.settings, size, samples, patch, chosen.frames, options.encoder.stem)
