@@ -148,6 +148,20 @@ def test_a_hop_of_ones_own_makes_other_frames() -> None:
     assert facts_from_settings(options, RATE).lattice == front.lattice_for(RATE)
 
 
+def test_a_clip_centred_by_itself_has_no_level_of_its_own() -> None:
+    front = build_front_end(small(frontend__centre="clip"), -8.0, 4.0)
+    clips = noise(2, RATE)
+    clips[1, RATE // 2 :] = 0
+    lengths = torch.tensor([RATE, RATE // 2])
+    loud, _ = front(Waveforms(8 * clips, lengths), torch.arange(2))
+    quiet, _ = front(Waveforms(clips, lengths), torch.arange(2))
+    torch.testing.assert_close(loud.features[0], quiet.features[0], atol=1e-4, rtol=0)
+    alone, _ = front(Waveforms(clips[1:, : RATE // 2]), torch.arange(1))
+    own = alone.features.shape[1]
+    torch.testing.assert_close(quiet.features[1:, :own], alone.features, atol=1e-5, rtol=0)
+    assert facts_from_settings(small(frontend__centre="clip"), RATE).front_end().centre == "clip"
+
+
 def test_padding_changes_no_embedding() -> None:
     method = method_of(small()).eval()
     short = noise(1, 11000)

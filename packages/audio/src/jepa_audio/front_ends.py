@@ -37,4 +37,5 @@ def build_front_end(options: AudioSettings, mean: float, std: float) -> FrontEnd
         std if own[1] is None else own[1],
         chosen.frames,
         crop if augment.scale_min < 1 else None,
+        wanted.centre,
     )

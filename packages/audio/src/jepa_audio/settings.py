@@ -29,6 +29,8 @@ class FrontEndSettings:
         patch_frames, patch_bins: of a tile; 0 = the preset's.
         mean, std: that log energies are normalised by; None = the preset's, or measured on the training recordings
             where it has none.
+        centre: what is taken off log energies: ``data`` (their mean over all recordings) or ``clip`` (each bin's own
+            mean over the clip, cepstral mean normalisation: for speech, where loudness and microphone tell nothing).
     """
 
     preset: str = "default"
@@ -39,6 +41,7 @@ class FrontEndSettings:
     patch_bins: int = 0
     mean: float | None = None
     std: float | None = None
+    centre: Literal["data", "clip"] = "data"
 
 
 @dataclass
