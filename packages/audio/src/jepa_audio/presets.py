@@ -110,11 +110,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "small_8k": Preset(
         LogMelSettings(8000, 256, 256, 80, 40, 0.0, 4000.0, eps=1e-10),
-        (4, 8),
+        (4, 40),
         None,
         None,
         1.0,
-        "Our own, for short words at 8 kHz: tiles of 40 ms.",
+        "Our own, for short words at 8 kHz: strips of 40 ms.",
     ),
     "audio_jepa": _audio_jepa(3125, 1250, 128, 256, "as published: 39.06 ms steps"),
     "audio_jepa_repo": _audio_jepa(1562, 625, 96, 512, "default configuration of the released code: 19.53 ms, 96 mels"),
