@@ -212,18 +212,17 @@ def block(group: list[dict[str, Any]]) -> list[str]:
         f"{max(took):.0f} s, beside other work.", "",
         "| row | linear | kNN | kNN, raw |", "|---|---|---|---|",
     ]  # fmt: skip
-    for row in first["rows"]:
-        lines.append("| " + " | ".join([row, *(cell([r["rows"][row][head] for r in group]) for head in HEADS)]) + " |")
+    for row in dict.fromkeys(row for r in group for row in r["rows"]):
+        found = [r["rows"][row] for r in group if row in r["rows"]]
+        name = row if len(found) == len(group) else f"{row} ({len(found)} of {len(group)} seeds)"
+        lines.append("| " + " | ".join([name, *(cell([one[head] for one in found]) for head in HEADS)]) + " |")
     lines += ["", "| seed | " + " | ".join(f"trained - untrained, {name}" for name in ("linear", "kNN", "kNN, raw"))]
     lines[-1] += " |"
     lines.append("|---|---|---|---|")
     for r in group:
         for readout in (name.removeprefix("trained: ") for name in r["rows"] if name.startswith("trained: ")):
             pairs = [(r["rows"][f"trained: {readout}"][h], r["rows"][f"untrained: {readout}"][h]) for h in HEADS]
-            cells = [
-                f"{a['mean'] - b['mean']:+.3f} ± {math.hypot(a['by_groups'], b['by_groups']):.3f}" for a, b in pairs
-            ]
-            lines.append(f"| {r['seed']}, {readout} | " + " | ".join(cells) + " |")
+            lines.append(f"| {r['seed']}, {readout} | " + " | ".join(difference(a, b) for a, b in pairs) + " |")
     return [*lines, ""]
 
 

@@ -18,6 +18,7 @@ from jepa_audio.probe import level_statistics
 from jepa_audio.settings import AudioRun, AudioSettings, MaskingSettings
 from jepa_audio.wave_frontend import ClipNorm, WaveformFrontEnd
 from jepa_audio.waveforms import Spectrogram, Waveforms
+from jepa_audio.weights.facts import facts_from_settings
 from jepa_core.config import compose
 from jepa_core.contracts import Batch, Sites
 from jepa_core.errors import ConfigError
@@ -25,6 +26,7 @@ from jepa_core.lattice import Lattice
 from jepa_core.masking.random import RandomMasker
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.nn.patch_encoder import SIZES, Patches
+from jepa_core.targets import EmaTarget
 
 RATE = 16000
 
@@ -124,6 +126,40 @@ def test_learned_positions_end_and_say_so() -> None:
     encoder = AudioTransformer(SIZES["nano"], 8, lattice_of(6), positions="learned", longest=8)
     with pytest.raises(ValueError, match=r"at most 8 steps \(1 s\), got 10"):
         encoder(Patches(torch.zeros(1, 40, 8), lattice_of(10)), None)
+
+
+def test_every_linear_layer_is_drawn_as_asked_and_the_target_begins_as_a_copy() -> None:
+    method = method_of(small(encoder__init="xavier", agreement__weight=1.0), views=2)
+    assert isinstance(method.target, EmaTarget) and method.agreement is not None
+    widths = {"encoder": method.encoder, "predictor": method.predictor, "projector": method.agreement.projector}
+    for name, part in widths.items():
+        for layer in part.modules():
+            if isinstance(layer, nn.Linear):
+                inner, outer = layer.weight.shape
+                assert layer.weight.std().item() == pytest.approx((2 / (inner + outer)) ** 0.5, rel=0.1), name
+    copies = dict(method.target.encoder.named_parameters())
+    assert all(torch.equal(copies[name], own) for name, own in method.encoder.named_parameters())
+
+
+def test_a_hop_of_ones_own_makes_other_frames() -> None:
+    options = small(frontend__hop_length=320)
+    front = build_front_end(options, -8.0, 4.0)
+    assert front.lattice_for(RATE).spacing[0] == pytest.approx(16 * 0.02)
+    assert facts_from_settings(options, RATE).lattice == front.lattice_for(RATE)
+
+
+def test_a_clip_centred_by_itself_has_no_level_of_its_own() -> None:
+    front = build_front_end(small(frontend__centre="clip"), -8.0, 4.0)
+    clips = noise(2, RATE)
+    clips[1, RATE // 2 :] = 0
+    lengths = torch.tensor([RATE, RATE // 2])
+    loud, _ = front(Waveforms(8 * clips, lengths), torch.arange(2))
+    quiet, _ = front(Waveforms(clips, lengths), torch.arange(2))
+    torch.testing.assert_close(loud.features[0], quiet.features[0], atol=1e-4, rtol=0)
+    alone, _ = front(Waveforms(clips[1:, : RATE // 2]), torch.arange(1))
+    own = alone.features.shape[1]
+    torch.testing.assert_close(quiet.features[1:, :own], alone.features, atol=1e-5, rtol=0)
+    assert facts_from_settings(small(frontend__centre="clip"), RATE).front_end().centre == "clip"
 
 
 def test_padding_changes_no_embedding() -> None:

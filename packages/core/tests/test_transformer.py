@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from jepa_core.nn.attention import Attention, attend, attend_in_steps, key_mask
 from jepa_core.nn.position import rotary
-from jepa_core.nn.transformer import Block, DropPath, Transformer, scale_residuals_by_depth
+from jepa_core.nn.transformer import Block, DropPath, Transformer, draw_linear, scale_residuals_by_depth
 
 
 def tokens(*shape: int) -> Tensor:
@@ -170,3 +170,20 @@ def test_post_norm_blocks_are_those_of_torch() -> None:
             other.linear2.load_state_dict(mine.mlp.fc2.state_dict())
     x = tokens(2, 7, 24)
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def test_linear_layers_are_drawn_by_their_widths_or_left_alone() -> None:
+    model = Transformer(64, 1, 4, 256)
+    block = model.blocks[0]
+    before = [parameter.clone() for parameter in model.parameters()]
+    state = torch.get_rng_state()
+    draw_linear(model, "normal")
+    assert torch.equal(state, torch.get_rng_state()), "a draw would change every run that came before"
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    draw_linear(model, "xavier")
+    assert block.mlp.fc1.weight.std().item() == pytest.approx((2 / (64 + 256)) ** 0.5, rel=0.05)
+    assert not block.mlp.fc1.bias.any()
+    draw_linear(model, "torch")
+    assert block.mlp.fc1.weight.std().item() == pytest.approx((1 / (3 * 64)) ** 0.5, rel=0.05)
+    assert block.mlp.fc1.bias.any()
+    assert torch.equal(block.norm1.weight, torch.ones(64)), "norms stay"

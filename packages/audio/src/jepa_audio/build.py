@@ -21,6 +21,7 @@ from jepa_core.methods.choices import NORMALISERS, variance_terms
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.nn.patch_encoder import SIZES
 from jepa_core.nn.predictor import TransformerPredictor
+from jepa_core.nn.transformer import draw_linear
 from jepa_core.targets import (
     EmaTarget,
     MeanOfBlocks,
@@ -79,7 +80,6 @@ def build_method(
     if hasattr(masker, "check"):
         masker.check(lattice)  # here, where what a user can mend becomes one line
     encoder = _encoder(options, front_end, lattice)
-    agreement = options.agreement
     method = MaskedPrediction(
         front_end=front_end,
         encoder=encoder,
@@ -91,17 +91,7 @@ def build_method(
         normaliser=NORMALISERS[options.target.normalise],
         target_view="full" if options.target.view == "full" else "targets",
         views=views,
-        agreement=None
-        if not agreement.weight
-        else ViewAgreement(
-            encoder.width,
-            views,
-            agreement.hidden,
-            agreement.output,
-            agreement.weight,
-            agreement.share,
-            agreement.slices,
-        ),
+        agreement=_agreement(options, encoder.width, views),
         monitor_rows=monitor_rows,
     )
     if options.weights is not None:
@@ -125,7 +115,17 @@ def _encoder(options: AudioSettings, front_end: FrontEnd, lattice: Lattice) -> A
         longest=wanted.longest,
     )
     set_norm_eps(encoder, wanted.norm_eps)
+    draw_linear(encoder, wanted.init)
     return encoder
+
+
+def _agreement(options: AudioSettings, width: int, views: int) -> ViewAgreement | None:
+    wanted = options.agreement
+    if not wanted.weight:
+        return None
+    agreement = ViewAgreement(width, views, wanted.hidden, wanted.output, wanted.weight, wanted.share, wanted.slices)
+    draw_linear(agreement.projector, options.encoder.init)
+    return agreement
 
 
 def _predictor(options: AudioSettings, encoder: AudioTransformer, channels: int) -> TransformerPredictor:
@@ -142,6 +142,7 @@ def _predictor(options: AudioSettings, encoder: AudioTransformer, channels: int)
         recompute=options.encoder.recompute,
     )
     set_norm_eps(predictor, options.encoder.norm_eps)
+    draw_linear(predictor, options.encoder.init)
     return predictor
 
 

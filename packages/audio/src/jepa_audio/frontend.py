@@ -7,6 +7,7 @@ its kernel (AST, arXiv 2104.01778; there the kernel's first axis is frequency).
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from jepa_audio.waveforms import Patches, Spectrogram, Waveforms
 from jepa_core.contracts import Grid, Sites, Tokens
 from jepa_core.lattice import Lattice
 
+Centre = Literal["data", "clip"]
 _WAVE_EPS = 1e-5
 
 
@@ -56,6 +58,15 @@ def wave_normalise(inputs: Waveforms) -> Waveforms:
     return Waveforms(centred / (deviation + _WAVE_EPS), inputs.lengths)
 
 
+def _level_of(spectrogram: Spectrogram) -> Tensor:
+    """Mean of each bin over a clip's own frames, ``[R, 1, bins]``."""
+    values, lengths = spectrogram.values, spectrogram.lengths
+    if lengths is None:
+        return values.mean(1, keepdim=True)
+    own = (torch.arange(values.shape[1], device=values.device) < lengths[:, None]).unsqueeze(-1)
+    return torch.where(own, values, 0.0).sum(1, keepdim=True) / lengths[:, None, None].clamp(min=1)
+
+
 class SpectrogramFrontEnd(nn.Module):
     """Spectrogram, normalised to (x - mean) / std, in tiles of a lattice of (t, f).
 
@@ -70,6 +81,8 @@ class SpectrogramFrontEnd(nn.Module):
             (Audio-MAE, BEATs) have it doubled here.
         frames: cuts every clip, or fills it up with silence, to so many frames; None = as many as there are.
         crop: of each row in train mode, drawn from its seed; None = no crop.
+        centre: what is taken off log energies: ``data`` (``mean``) or ``clip`` (the mean of each bin over the clip's
+            own frames, as cepstral mean normalisation does: loudness and microphone go with it).
 
     Raises:
         ValueError: the tile does not divide bins or ``frames``, or ``std`` is not above 0.
@@ -86,6 +99,7 @@ class SpectrogramFrontEnd(nn.Module):
         std: float = 1.0,
         frames: int | None = None,
         crop: TimeFrequencyCrop | None = None,
+        centre: Centre = "data",
     ) -> None:
         super().__init__()
         if min(patch) < 1 or bank.bins % patch[1] or (frames is not None and (frames < 1 or frames % patch[0])):
@@ -100,6 +114,7 @@ class SpectrogramFrontEnd(nn.Module):
         self.patch = (patch[0], patch[1])
         self.frames = frames
         self.crop = crop
+        self.centre = centre
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -124,7 +139,8 @@ class SpectrogramFrontEnd(nn.Module):
         """Tiles of ``inputs`` and their grid; ``seeds`` int64 ``[R]`` are those of the crop."""
         spectrogram = self._cropped(self.bank(inputs), seeds)
         lattice = self.lattice_for(inputs.samples.shape[1])
-        values = (self._filled(spectrogram.values, lattice.sizes[0] * self.patch[0]) - self.mean) / self.std
+        filled = self._filled(spectrogram.values, lattice.sizes[0] * self.patch[0])
+        values = (filled - (self.mean if self.centre == "data" else _level_of(spectrogram))) / self.std
         present = self._present(spectrogram, lattice)
         return Patches(tiles(values, self.patch), lattice, present), Grid(lattice, present)
 

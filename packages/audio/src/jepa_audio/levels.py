@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jepa_audio.evaluation import splits_of
-from jepa_audio.presets import preset
+from jepa_audio.front_ends import chosen_preset
 from jepa_audio.settings import WAVEFORM, AudioRun
 from jepa_audio.sound_data import Sounds, Whole
 from jepa_audio.statistics import measure_statistics
@@ -15,8 +15,8 @@ from jepa_core.contracts import BadSample
 MEASURED_CLIPS, MEASURED_SECONDS = 200, 10.0
 """Clips that are measured at most, evenly spread over the training clips, and how much of each."""
 
-# A run builds its method more than once: what was measured in this process, by preset, channels and clips.
-_known: dict[tuple[str, str, str, tuple[str, ...]], tuple[float, float]] = {}
+# A run builds its method more than once: what was measured in this process, by preset, hop, folder, channels and clips.
+_known: dict[tuple[str, int, str, str, tuple[str, ...]], tuple[float, float]] = {}
 
 
 def levels_of(config: AudioRun) -> tuple[float, float]:
@@ -24,13 +24,19 @@ def levels_of(config: AudioRun) -> tuple[float, float]:
     wanted = config.audio.frontend
     if wanted.preset == WAVEFORM:
         return 0.0, 1.0
-    chosen = preset(wanted.preset)
+    chosen = chosen_preset(wanted)
     mean, std = chosen.mean if wanted.mean is None else wanted.mean, chosen.std if wanted.std is None else wanted.std
     if mean is not None and std is not None:
         return mean, std
     records = splits_of(config).train
     records = records[:: max(1, len(records) // MEASURED_CLIPS)]
-    key = wanted.preset, config.data.channels, str(config.data.root), tuple(record.sample_id for record in records)
+    key = (
+        wanted.preset,
+        wanted.hop_length,
+        config.data.channels,
+        str(config.data.root),
+        tuple(record.sample_id for record in records),
+    )
     if key not in _known:
         bank = chosen.bank()
         source = Sounds(records, bank.sample_rate_hz, Whole(MEASURED_SECONDS), config.data.channels)

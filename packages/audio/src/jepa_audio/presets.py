@@ -8,7 +8,7 @@ both to None and measure them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from jepa_audio.framing import FilterBank
@@ -41,6 +41,10 @@ class Preset:
     crop_s: float
     note: str
     frames: int | None = None
+
+    def with_hop(self, hop_length: int) -> Preset:
+        """The same with another hop, in samples; 0 = its own."""
+        return replace(self, settings=replace(self.settings, hop_length=hop_length)) if hop_length else self
 
     def bank(self) -> FilterBank:
         """The filter bank, before normalisation."""
@@ -106,11 +110,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "small_8k": Preset(
         LogMelSettings(8000, 256, 256, 80, 40, 0.0, 4000.0, eps=1e-10),
-        (4, 8),
+        (4, 40),
         None,
         None,
         1.0,
-        "Our own, for short words at 8 kHz: tiles of 40 ms.",
+        "Our own, for short words at 8 kHz: strips of 40 ms.",
     ),
     "audio_jepa": _audio_jepa(3125, 1250, 128, 256, "as published: 39.06 ms steps"),
     "audio_jepa_repo": _audio_jepa(1562, 625, 96, 512, "default configuration of the released code: 19.53 ms, 96 mels"),

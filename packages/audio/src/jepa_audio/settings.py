@@ -25,18 +25,23 @@ class FrontEndSettings:
             the samples, WavJEPA).
         sample_rate_hz: of ``waveform``; filter banks have theirs. Recordings are resampled to it.
         channels: of the convolutions of ``waveform``.
+        hop_length: samples from one frame to the next; 0 = the preset's.
         patch_frames, patch_bins: of a tile; 0 = the preset's.
         mean, std: that log energies are normalised by; None = the preset's, or measured on the training recordings
             where it has none.
+        centre: what is taken off log energies: ``data`` (their mean over all recordings) or ``clip`` (each bin's own
+            mean over the clip, cepstral mean normalisation: for speech, where loudness and microphone tell nothing).
     """
 
     preset: str = "default"
     sample_rate_hz: int = 16000
     channels: int = 512
+    hop_length: int = 0
     patch_frames: int = 0
     patch_bins: int = 0
     mean: float | None = None
     std: float | None = None
+    centre: Literal["data", "clip"] = "data"
 
 
 @dataclass
@@ -69,6 +74,9 @@ class EncoderSettings:
         longest: steps of time that ``learned`` has codes for.
         norm: ``pre`` or ``post`` (WavJEPA).
         norm_eps: of all layer norms of encoder and predictor; released weights of Audio-JEPA have 1e-5.
+        init: how linear layers are drawn, those of predictor and projector too: ``normal`` (standard deviation 0.02),
+            ``xavier`` (by a layer's widths; M2D, and far better for narrow encoders) or ``torch`` (as the layers are
+            made; the released code of Audio-JEPA).
         drop_path: rate of the last block, growing from 0.
         recompute: keep no activations inside a block, compute them again in backward.
     """
@@ -79,6 +87,7 @@ class EncoderSettings:
     longest: int = 1024
     norm: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
+    init: Literal["normal", "xavier", "torch"] = "normal"
     drop_path: float = 0.0
     recompute: bool = False
 
@@ -275,7 +284,7 @@ def _check_front_end(options: AudioSettings) -> None:
             f"audio.frontend.preset: expected one of {', '.join(names)}, got {wanted.preset!r}"
             f"{hint(wanted.preset, names)}"
         )
-    for key, low in (("sample_rate_hz", 1), ("channels", 1), ("patch_frames", 0), ("patch_bins", 0)):
+    for key, low in (("sample_rate_hz", 1), ("channels", 1), ("hop_length", 0), ("patch_frames", 0), ("patch_bins", 0)):
         check_between(f"audio.frontend.{key}", getattr(wanted, key), low, float("inf"))
     if wanted.std is not None and wanted.std <= 0:
         raise ValueError(f"audio.frontend.std: expected a number above 0, got {wanted.std}")

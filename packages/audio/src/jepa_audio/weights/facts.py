@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from jepa_audio.encoder import AudioTransformer, Positions, channel_order
-from jepa_audio.front_ends import FrontEnd
-from jepa_audio.frontend import SpectrogramFrontEnd
+from jepa_audio.front_ends import FrontEnd, chosen_preset
+from jepa_audio.frontend import Centre, SpectrogramFrontEnd
 from jepa_audio.kaldi import KaldiFbank, KaldiSettings
 from jepa_audio.log_mel import LogMel, LogMelSettings
-from jepa_audio.presets import preset
 from jepa_audio.readouts import READOUTS
 from jepa_audio.settings import WAVEFORM, AudioSettings
 from jepa_audio.wave_frontend import WaveformFrontEnd
@@ -66,6 +65,7 @@ class Facts:
         samples: of a clip of the usual length, at the front end's rate; any other is possible.
         patch: frames and bins of a tile; (1, 1) with convolutions.
         frames: every clip is cut or filled up to so many; None = as many as there are.
+        centre: what is taken off log energies, see :class:`jepa_audio.frontend.SpectrogramFrontEnd`.
         stem, positions, norm, longest: see :class:`jepa_audio.encoder.AudioTransformer`.
         norm_eps: of the layer norms of encoder and predictor.
         predictor: None = the encoder alone.
@@ -77,6 +77,7 @@ class Facts:
     samples: int
     patch: tuple[int, int] = (1, 1)
     frames: int | None = None
+    centre: Centre = "data"
     stem: Stem = "linear"
     positions: Positions = "sin_cos"
     norm: NormPlace = "pre"
@@ -123,7 +124,7 @@ class Facts:
         if isinstance(wanted, WaveformSettings):
             return WaveformFrontEnd(wanted.sample_rate_hz, self.size.width, wanted.channels)
         bank = LogMel(wanted) if isinstance(wanted, LogMelSettings) else KaldiFbank(wanted)
-        return SpectrogramFrontEnd(bank, self.patch, frames=self.frames)
+        return SpectrogramFrontEnd(bank, self.patch, frames=self.frames, centre=self.centre)
 
     def encoder(self, lattice: Lattice | None = None) -> AudioTransformer:
         """An encoder with random weights; ``lattice`` saves computing the usual one again."""
@@ -186,7 +187,12 @@ def facts_from_json(values: Mapping[str, Any]) -> Facts:
     if inner is not None:
         check_names(inner, PredictorFacts, "model.predictor")
         given["predictor"] = PredictorFacts(**inner)
-    choices = {"stem": get_args(Stem), "positions": get_args(Positions), "norm": get_args(NormPlace)}
+    choices = {
+        "stem": get_args(Stem),
+        "positions": get_args(Positions),
+        "norm": get_args(NormPlace),
+        "centre": get_args(Centre),
+    }
     for key, possible in {**choices, "readout": tuple(READOUTS)}.items():
         if given[key] not in possible:
             raise ValueError(f"model.{key}: expected one of {', '.join(possible)}, got {given[key]!r}")
@@ -224,6 +230,6 @@ def _input_facts(options: AudioSettings, size: Size, samples: int) -> Facts:
     wanted = options.frontend
     if wanted.preset == WAVEFORM:
         return Facts(WaveformSettings(wanted.sample_rate_hz, wanted.channels), size, samples, stem="none")
-    chosen = preset(wanted.preset)
+    chosen = chosen_preset(wanted)
     patch = wanted.patch_frames or chosen.patch[0], wanted.patch_bins or chosen.patch[1]
-    return Facts(chosen.settings, size, samples, patch, chosen.frames, options.encoder.stem)
+    return Facts(chosen.settings, size, samples, patch, chosen.frames, wanted.centre, options.encoder.stem)

@@ -13,6 +13,7 @@ from jepa_core.nn.attention import Attention
 from jepa_core.nn.position import Rotation
 
 NormPlace = Literal["pre", "post"]
+Init = Literal["normal", "xavier", "torch"]
 
 
 class Mlp(nn.Module):
@@ -190,6 +191,28 @@ def init_linear(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def draw_linear(module: nn.Module, init: Init) -> None:
+    """Draws every linear layer within ``module`` anew; with ``normal`` they stay as they were drawn at first.
+
+    A standard deviation of 0.02 suits widths of 768 and more. In narrow layers it is far below what keeps the size of
+    activations, so that blocks start as little more than the identity, and short runs end before they are much else.
+
+    Args:
+        module: an encoder, a predictor.
+        init: ``normal`` (N(0, 0.02) cut at 2; ViT, I-JEPA, V-JEPA), ``xavier`` (uniform, by both widths of a layer;
+            MAE, M2D) or ``torch`` (what layers have when they are made; the released code of Audio-JEPA).
+    """
+    for layer in module.modules():
+        if init == "normal" or not isinstance(layer, nn.Linear):
+            continue
+        if init == "torch":
+            layer.reset_parameters()
+            continue
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
