@@ -3,12 +3,12 @@
 PYTHON ?= python3
 # Further arguments: make train ARGS="recipe=quickstart trainer.max_steps=50", make test ARGS="-k config"
 ARGS ?=
-# What make train trains on: audio, lidar, video or vision
+# What make train trains on: audio, causal, lidar, video or vision
 MODALITY ?= lidar
 
 BIN := .venv/bin
 READY := .venv/.ready
-PACKAGES := packages/audio packages/core packages/lidar packages/vision
+PACKAGES := packages/audio packages/causal packages/core packages/lidar packages/vision
 TYPED := $(addsuffix /src,$(PACKAGES)) tools
 
 .DEFAULT_GOAL := help
@@ -34,9 +34,9 @@ lint: $(READY) ## style, types, who may import whom
 	$(BIN)/lint-imports
 
 lock: $(READY) ## write requirements.lock anew from the packages' pyproject files
-	printf './packages/audio\n./packages/core\n./packages/lidar[spconv]\n./packages/vision\n' | $(BIN)/uv pip compile - --group dev --universal \
+	printf './packages/audio\n./packages/causal\n./packages/core\n./packages/lidar[spconv]\n./packages/vision\n' | $(BIN)/uv pip compile - --group dev --universal \
 		--python-version 3.11 --upgrade --no-header --no-annotate --quiet \
-		--no-emit-package jepa-audio --no-emit-package jepa-core --no-emit-package jepa-lidar --no-emit-package jepa-vision \
+		--no-emit-package jepa-audio --no-emit-package jepa-causal --no-emit-package jepa-core --no-emit-package jepa-lidar --no-emit-package jepa-vision \
 		--output-file requirements.lock
 
 clean: ## remove the environment and all caches; runs/ stays

@@ -14,7 +14,7 @@ from packaging.version import Version
 from running import Runner
 
 LOCK_LINE = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[^ ;]+)(?: ; (?P<marker>.+))?$")
-PACKAGES = ["audio", "core", "lidar", "vision"]
+PACKAGES = ["audio", "causal", "core", "lidar", "vision"]
 UV = str(Path(sys.executable).parent / "uv")
 
 
@@ -55,7 +55,7 @@ def test_wheels_hold_all_that_is_no_code(root: Path, wheels: dict[str, Path]) ->
         files = {str(path) for path in relative if not any(part.startswith(".") for part in path.parts)}
         assert files <= names[package], files - names[package]
         assert not any("tests" in name for name in names[package])
-    assert all(f"jepa_{name}/recipes/quickstart.yaml" in names[name] for name in ("audio", "lidar", "vision"))
+    assert all(f"jepa_{name}/recipes/quickstart.yaml" in names[name] for name in PACKAGES if name != "core")
     assert "jepa_vision/video_recipes/quickstart.yaml" in names["vision"] and "jepa_core/py.typed" in names["core"]
     samples = ("clothing10", "sign_digits")
     assert all(f"jepa_vision/samples/{sample}/ATTRIBUTION.md" in names["vision"] for sample in samples)
@@ -79,7 +79,7 @@ def test_a_run_from_an_empty_environment(environment: Path, run: Runner, quick: 
 def test_only_what_the_packages_ask_for_is_installed(environment: Path) -> None:
     code = "import importlib.metadata as m; print('\\n'.join(d.name.lower() for d in m.distributions()))"
     names = set(checked([str(environment / "python"), "-c", code], environment).split())
-    assert {"jepa-audio", "jepa-core", "jepa-lidar", "jepa-vision", "torch"} <= names
+    assert {"jepa-audio", "jepa-causal", "jepa-core", "jepa-lidar", "jepa-vision", "torch"} <= names
     assert not names & {"pytest", "ruff", "mypy", "spconv-cu126", "open3d", "jepakit"}
 
 
