@@ -12,6 +12,7 @@ from jepa_core.masking.future import FutureMasker
 from jepa_core.methods.choices import NORMALISERS, variance_terms
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.nn.predictor import TransformerPredictor
+from jepa_core.nn.transformer import draw_linear
 from jepa_core.targets import (
     EmaTarget,
     MomentumSchedule,
@@ -41,7 +42,11 @@ def build_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> V
 
 def choose_encoder(wanted: EncoderSettings, lattice: Lattice, channels: int) -> VisionTransformer | TimmEncoder:
     """The encoder of :func:`build_encoder`, or one of timm's where the settings name one."""
-    return build_encoder(wanted, lattice, channels) if wanted.timm is None else build_timm_encoder(wanted, lattice)
+    if wanted.timm is not None:
+        return build_timm_encoder(wanted, lattice)
+    encoder = build_encoder(wanted, lattice, channels)
+    draw_linear(encoder, wanted.init)
+    return encoder
 
 
 def build_predictor(
@@ -49,7 +54,7 @@ def build_predictor(
 ) -> TransformerPredictor:
     """The predictor over an encoder's tokens; ``output_width`` None = the encoder's."""
     wanted, positions = options.predictor, predictor_positions(options.encoder.positions, len(encoder.lattice.axes))
-    return TransformerPredictor(
+    predictor = TransformerPredictor(
         encoder.lattice,
         encoder.width,
         wanted.width,
@@ -65,6 +70,8 @@ def build_predictor(
         token=None if wanted.token < 0 else wanted.token,
         token_std=wanted.token_std,
     )
+    draw_linear(predictor, options.encoder.init)
+    return predictor
 
 
 def build_method(

@@ -65,6 +65,8 @@ class EncoderSettings:
         positions: ``sin_cos_xy`` (I-JEPA's tables), ``sin_cos_yx`` (V-JEPA's), ``rotary_interleaved`` or
             ``rotary_tiled`` (V-JEPA 2 as intended and as released), or ``stored`` (a table that comes with
             ``vision.weights``).
+        init: how linear layers are drawn, the predictor's too: ``normal`` (standard deviation 0.02, as published),
+            ``xavier`` (by a layer's widths; far better for narrow encoders) or ``torch`` (as the layers are made).
         drop_path: rate of the last block, growing from 0.
         recompute: keep no activations inside a block, compute them again in backward.
         scale_residuals: ``constant`` or ``by_depth`` (V-JEPA 2's initialisation).
@@ -89,6 +91,7 @@ class EncoderSettings:
     patch: int = 16
     stem: Literal["linear", "mlp"] = "linear"
     positions: Literal["sin_cos_xy", "sin_cos_yx", "rotary_interleaved", "rotary_tiled", "stored"] = "sin_cos_xy"
+    init: Literal["normal", "xavier", "torch"] = "normal"
     drop_path: float = 0.0
     recompute: bool = False
     scale_residuals: Literal["constant", "by_depth"] = "constant"
@@ -288,6 +291,10 @@ def check_method(options: VisionSettings, probed: str) -> None:
     check_between("vision.variance_weight", options.variance_weight, 0, float("inf"))
     if options.encoder.timm is not None and options.weights is not None:
         raise ValueError("vision.weights: expected null beside vision.encoder.timm, which starts untrained, got a path")
+    if options.encoder.init != "normal" and options.encoder.scale_residuals == "by_depth":
+        raise ValueError(
+            f"vision.encoder.init: expected normal beside scale_residuals=by_depth, got {options.encoder.init}"
+        )
     if options.encoder.positions == "stored" and options.weights is None:
         raise ValueError("vision.encoder.positions: stored needs vision.weights, which bring the table, got none")
     if probed == "target" and target.policy != "ema":
