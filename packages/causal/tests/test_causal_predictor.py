@@ -212,6 +212,17 @@ def test_the_residual_is_to_the_last_visible_slot() -> None:
     assert found == [[0, 1, 2, 2, 2], [0, 0, 0, 0, 0], [1, 1, 1, 3, 3]]
 
 
+def test_a_residual_predictor_starts_from_what_was_seen_last() -> None:
+    torch.manual_seed(0)
+    method = build_method(settings(), SlotShape(K, D), SlotFrontEnd(), 0, 32)
+    inputs = window()
+    found, mask = predict(method, inputs)
+    seen = mask.context.on_lattice(T * K).unflatten(1, (T, K))
+    last = last_visible(inputs.slots * seen[..., None], seen)
+    future = found[:, H:] - last[:, H:]
+    assert 0 < future.abs().max().item() < 0.1
+
+
 def test_without_weights_the_residual_copies() -> None:
     method = method_of(masking__masked_objects=[0, 0])
     nn.init.zeros_(predictor_of(method).project.weight)

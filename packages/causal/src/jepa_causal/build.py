@@ -15,7 +15,7 @@ from jepa_causal.windows import condition_of, slot_lattice
 from jepa_core.contracts import Sites
 from jepa_core.energy import build_energy
 from jepa_core.methods.masked import MaskedPrediction
-from jepa_core.nn.transformer import Transformer
+from jepa_core.nn.transformer import Transformer, draw_linear
 from jepa_core.targets import RawTarget
 
 
@@ -52,7 +52,7 @@ def build_transformer(wanted: PredictorSettings, width: int) -> nn.Module:
 def build_predictor(options: CausalSettings, slot_width: int, front_end: SlotFrontEnd) -> SlotPredictor:
     """The predictor for slots of this width and the streams of this front end."""
     wanted = options.predictor
-    return SlotPredictor(
+    predictor = SlotPredictor(
         slot_width,
         build_transformer(wanted, wanted.width or slot_width),
         wanted.width,
@@ -62,6 +62,10 @@ def build_predictor(options: CausalSettings, slot_width: int, front_end: SlotFro
         front_end.action_width,
         front_end.proprio_width,
     )
+    draw_linear(predictor, wanted.init)
+    if wanted.residual == "last_visible":
+        predictor.start_from_last_visible()
+    return predictor
 
 
 def build_method(

@@ -88,6 +88,15 @@ class SlotPredictor(nn.Module):
         whole = Sites.whole(context.lattice, len(found_BND), found_BND.device)
         return Tokens(found_BND, whole, context.lattice).at(targets)
 
+    @torch.no_grad()
+    def start_from_last_visible(self) -> None:
+        """Makes the last layer a hundredth of itself: at first almost nothing changes, and learning starts from there.
+
+        Not zeros: the layers below would have no gradient in the first step.
+        """
+        self.project.weight.mul_(0.01)
+        self.project.bias.zero_()
+
     def compile_blocks(self) -> None:
         """Compiles each block for itself."""
         for block in cast(Any, self.transformer).blocks:

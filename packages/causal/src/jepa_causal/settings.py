@@ -92,6 +92,8 @@ class PredictorSettings:
         released_attention: as the released code: heads of ``width / heads`` channels whatever ``head_width`` is, no
             norm before attention.
         dropout: in the released attention; elsewhere there is none.
+        init: how linear layers are drawn: ``xavier`` (by a layer's widths), ``torch`` (as the layers are made) or
+            ``normal`` (standard deviation 0.02, far too little for narrow predictors: codes of time drown slots).
     """
 
     width: int = 64
@@ -102,6 +104,7 @@ class PredictorSettings:
     residual: Literal["none", "last_visible"] = "last_visible"
     released_attention: bool = False
     dropout: float = 0.0
+    init: Literal["xavier", "torch", "normal"] = "xavier"
 
 
 @dataclass
