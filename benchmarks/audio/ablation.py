@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probe_table import side_of
+from probe_table import MASKED_AUTOENCODER, side_of
 
 from jepa_audio.modality import MODALITY
 from jepa_audio.probe import Side, clip_features
@@ -68,6 +68,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "init-normal": ("linear layers from N(0, 0.02)", ["audio.encoder.init=normal"]),
     "init-torch": ("linear layers as torch makes them", ["audio.encoder.init=torch"]),
     "stem-mlp": ("MLP stem", ["audio.encoder.stem=mlp"]),
+    "mae": ("masked autoencoder: log energies are predicted", MASKED_AUTOENCODER),
 }
 """What is changed, in words and as settings."""
 
