@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ def score(config: AudioRun, method: Any, side: Side, apart: str) -> dict[str, di
     return table
 
 
+def only_mean(config: AudioRun) -> AudioRun:
+    """The same, probing the mean token alone."""
+    return replace(config, probe=replace(config.probe, readouts=["mean"]))
+
+
 def run_one(args: argparse.Namespace, change: str, seed: int, side: Side) -> dict[str, Any]:
     """One training and its scores beside those of the same encoder untrained."""
     config = config_for(args, change, seed)
@@ -134,7 +140,7 @@ def run_one(args: argparse.Namespace, change: str, seed: int, side: Side) -> dic
         "apart": args.apart,
         "cost": cost,
         "trained": score(config, method, side, args.apart),
-        "untrained": score(config, untrained, side, args.apart),
+        "untrained": score(only_mean(config), untrained, side, args.apart),
         "hardware": hardware(),
     }
 
@@ -180,7 +186,7 @@ def block(recipe: str, results: list[dict[str, Any]]) -> list[str]:
         "of the folds trained on. The labels of the fold set apart are not used, and no encoder was kept from the "
         f"clips it is scored on, so these figures choose settings and are no result. Seeds {seeds}; drawing "
         "recordings alone gives one figure a standard error of about .025: differences below .05 mean little. "
-        f"{first['hardware']}; settings given: {' '.join(first['overrides']) or 'none'}; seconds beside other work.", "",
+        f"{first['hardware']}; settings given: {' '.join(first['overrides']) or 'none'}; seconds beside others.", "",
         f"| change | {' | '.join(readouts)} | untrained, mean | seconds |", "|---" * (len(readouts) + 3) + "|",
     ]  # fmt: skip
     for change, (words, _) in CHANGES[recipe].items():
