@@ -1,6 +1,7 @@
-"""What each choice of the quickstart is worth: one setting changed at a time, on the same recordings.
+"""What each choice of a recipe is worth: one setting changed at a time, on the same recordings.
 
     python benchmarks/audio/ablation.py run --data /data/esc10 --seeds 0 1
+    python benchmarks/audio/ablation.py run --data /data/fsdd --recipe speech --apart theo --seeds 0
     python benchmarks/audio/ablation.py table
 
 An encoder is trained on all folds but ``--apart``, and probed by a cross-validation of those that it was trained on:
@@ -16,15 +17,17 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from probe_table import side_of
+from probe_table import MASKED_AUTOENCODER, side_of
 
 from jepa_audio.modality import MODALITY
 from jepa_audio.probe import Side, clip_features
 from jepa_audio.settings import AudioRun
+from jepa_audio.sound_files import FOLD_COLUMN
 from jepa_core.config import compose
 from jepa_core.evaluate.protocols import BEST, cross_validate, k_folds
 from jepa_core.plugins import find_recipe
@@ -39,8 +42,10 @@ READOUTS = ("mean", "frequency", "frequency_std")
 LAST = ["audio.target.blocks=0", "audio.target.normalise=layer"]
 WIDE = ["audio.frontend.hop_length=320"]
 
-CHANGES: dict[str, tuple[str, list[str]]] = {
-    "base": ("the quickstart", []),
+Changes = dict[str, tuple[str, list[str]]]
+
+EVENTS: Changes = {
+    "base": ("the recipe", []),
     "target-masked": ("target encoder hears only what is hidden (M2D)", ["audio.target.view=masked"]),
     "momentum-0.9": ("EMA momentum from .9", ["audio.target.momentum_start=0.9"]),
     "momentum-0.999": ("EMA momentum from .999", ["audio.target.momentum_start=0.999"]),
@@ -68,22 +73,37 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "init-normal": ("linear layers from N(0, 0.02)", ["audio.encoder.init=normal"]),
     "init-torch": ("linear layers as torch makes them", ["audio.encoder.init=torch"]),
     "stem-mlp": ("MLP stem", ["audio.encoder.stem=mlp"]),
+    "mae": ("masked autoencoder: log energies are predicted", MASKED_AUTOENCODER),
 }
-"""What is changed, in words and as settings."""
+WORDS: Changes = {
+    "base": ("the recipe", []),
+    "views-agree": (
+        "two crops that agree, as in quickstart",
+        ["data.views=2", "audio.agreement.weight=1", "audio.augment.scale_min=0.5", "audio.variance_weight=0"],
+    ),
+    "centre-data": ("clips keep their level", ["audio.frontend.centre=data"]),
+    "tiles": ("tiles of 8 bins instead of strips of all 40", ["audio.frontend.patch_bins=8"]),
+    "no-variance": ("no variance and covariance", ["audio.variance_weight=0"]),
+    "init-normal": ("linear layers from N(0, 0.02)", ["audio.encoder.init=normal"]),
+}
+CHANGES: dict[str, Changes] = {"quickstart": EVENTS, "speech": WORDS}
+"""What is changed, by recipe, in words and as settings."""
+GIVEN = {"quickstart": [], "speech": ["data.label=digit", "data.fold=speaker"]}
+"""Columns of the data that each recipe is tried on."""
 
 
 def config_for(args: argparse.Namespace, change: str, seed: int) -> AudioRun:
-    """The quickstart with one change, without the fold that is set apart."""
+    """The recipe with one change, without the fold that is set apart."""
     given = [
         *(f"data.root={args.data}", f"data.test_fold={args.apart}", f"seed={seed}", "logging.trackers=[]"),
-        *(f"trainer.max_steps={args.steps}", *args.overrides, *CHANGES[change][1]),
+        *(f"trainer.max_steps={args.steps}", *GIVEN[args.recipe], *args.overrides, *CHANGES[args.recipe][change][1]),
     ]
-    return compose(AudioRun, find_recipe(MODALITY, "quickstart"), given)
+    return compose(AudioRun, find_recipe(MODALITY, args.recipe), given)
 
 
 def score(config: AudioRun, method: Any, side: Side, apart: str) -> dict[str, dict[str, float]]:
     """Accuracy by readout and head, mean over the folds that the encoder was trained on."""
-    fold_of = [record.fields["fold"] for record in side.records]
+    fold_of = [record.fields[config.data.fold or FOLD_COLUMN] for record in side.records]
     kept = torch.tensor([place for place, fold in enumerate(fold_of) if fold != apart])
     features = {
         name: found[kept] for name, found in clip_features(method, side, config.probe, torch.device("cpu")).items()
@@ -98,23 +118,29 @@ def score(config: AudioRun, method: Any, side: Side, apart: str) -> dict[str, di
     return table
 
 
+def only_mean(config: AudioRun) -> AudioRun:
+    """The same, probing the mean token alone."""
+    return replace(config, probe=replace(config.probe, readouts=["mean"]))
+
+
 def run_one(args: argparse.Namespace, change: str, seed: int, side: Side) -> dict[str, Any]:
     """One training and its scores beside those of the same encoder untrained."""
     config = config_for(args, change, seed)
-    config.probe.enabled, config.probe.readouts = False, list(READOUTS)
+    config.probe.enabled = False
     untrained = build_method(config, MODALITY).eval()
     with tempfile.TemporaryDirectory() as folder:
         method, cost = train(config, MODALITY, Path(folder), "run")
     return {
         "data": Path(args.data).name,
+        "recipe": args.recipe,
         "change": change,
-        "settings": CHANGES[change][1],
+        "settings": CHANGES[args.recipe][change][1],
         "overrides": args.overrides,
         "seed": seed,
         "apart": args.apart,
         "cost": cost,
         "trained": score(config, method, side, args.apart),
-        "untrained": score(config, untrained, side, args.apart),
+        "untrained": score(only_mean(config), untrained, side, args.apart),
         "hardware": hardware(),
     }
 
@@ -125,8 +151,8 @@ def run(args: argparse.Namespace) -> None:
     (HERE / "results").mkdir(exist_ok=True)
     side = side_of(config_for(args, "base", 0))
     for seed in args.seeds:
-        for change in args.changes or CHANGES:
-            path = HERE / "results" / f"ablation-{Path(args.data).name}-{change}-seed{seed}.json"
+        for change in args.changes or CHANGES[args.recipe]:
+            path = HERE / "results" / f"ablation-{args.recipe}-{change}-seed{seed}.json"
             if path.exists():
                 continue
             start = time.time()
@@ -138,27 +164,40 @@ def run(args: argparse.Namespace) -> None:
 def table(args: argparse.Namespace) -> None:
     """ABLATION.md from every result."""
     results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("ablation-*.json"))]
-    first = results[0]
-    seeds = sorted({one["seed"] for one in results})
     lines = [
-        "# What each choice of the audio quickstart is worth", "",
-        "Written by `python benchmarks/audio/ablation.py table`; the figures by its `run` command. "
-        f"{first['data']}: trained on all folds but {first['apart']} for {first['cost']['steps']} steps, accuracy of a "
-        "cross-validation of the folds trained on (the labels of the fold set apart are not used), mean over seeds "
-        f"{', '.join(map(str, seeds))} [lowest, highest]. Linear / nearest neighbours on standardised features. One "
-        f"figure has a standard error of about .025, so that differences below .04 mean little. {first['hardware']}; "
-        f"settings given: {' '.join(first['overrides']) or 'none'}.", "",
-        "| change | mean | frequency | frequency_std | untrained, mean | seconds |", "|---|---|---|---|---|---|",
+        "# What each choice of the small recipes of sound is worth", "",
+        "Written by `python benchmarks/audio/ablation.py table`; the figures by its `run` command. Linear / nearest "
+        "neighbours on standardised features; means over seeds [lowest, highest].", "",
     ]  # fmt: skip
-    for change, (words, _) in CHANGES.items():
+    for recipe in CHANGES:
+        found = [one for one in results if one["recipe"] == recipe]
+        if found:
+            lines += block(recipe, found)
+    (HERE / "ABLATION.md").write_text("\n".join(lines))
+
+
+def block(recipe: str, results: list[dict[str, Any]]) -> list[str]:
+    """The table of one recipe."""
+    first, readouts = results[0], [name for name in READOUTS if name in results[0]["trained"]]
+    seeds = ", ".join(map(str, sorted({one["seed"] for one in results})))
+    lines = [
+        f"## {recipe}, {first['data']}", "",
+        f"Trained on all folds but {first['apart']} for {first['cost']['steps']} steps; accuracy of a cross-validation "
+        "of the folds trained on. The labels of the fold set apart are not used, and no encoder was kept from the "
+        f"clips it is scored on, so these figures choose settings and are no result. Seeds {seeds}; drawing "
+        "recordings alone gives one figure a standard error of about .025: differences below .05 mean little. "
+        f"{first['hardware']}; settings given: {' '.join(first['overrides']) or 'none'}; seconds beside others.", "",
+        f"| change | {' | '.join(readouts)} | untrained, mean | seconds |", "|---" * (len(readouts) + 3) + "|",
+    ]  # fmt: skip
+    for change, (words, _) in CHANGES[recipe].items():
         found = [one for one in results if one["change"] == change]
         if not found:
             continue
-        cells = [pair([one["trained"][readout] for one in found]) for readout in READOUTS]
+        cells = [pair([one["trained"][readout] for one in found]) for readout in readouts]
         seconds = statistics.mean(one["cost"]["seconds"] for one in found)
         own = pair([one["untrained"]["mean"] for one in found])
         lines.append(f"| {words} | {' | '.join(cells)} | {own} | {seconds:.0f} |")
-    (HERE / "ABLATION.md").write_text("\n".join(lines) + "\n")
+    return [*lines, ""]
 
 
 def pair(found: list[dict[str, float]]) -> str:
@@ -178,10 +217,11 @@ def main() -> None:
     runner = commands.add_parser("run")
     runner.add_argument("--data", required=True, help="a folder of labelled sounds with folds, ESC-10 for the page")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    runner.add_argument("--recipe", choices=list(CHANGES), default="quickstart")
     runner.add_argument("--apart", default="5", help="the fold whose labels are not used")
     runner.add_argument("--steps", type=int, default=600)
     runner.add_argument("--threads", type=int, default=1)
-    runner.add_argument("--changes", nargs="+", choices=list(CHANGES), help="some of them only")
+    runner.add_argument("--changes", nargs="+", choices=sorted({*EVENTS, *WORDS}), help="some of them only")
     runner.add_argument("overrides", nargs="*", help="settings a.b=c for all of them")
     runner.set_defaults(run=run)
     commands.add_parser("table").set_defaults(run=table)
