@@ -92,17 +92,17 @@ def test_the_published_recipe_has_the_published_sizes(tmp_path: Path) -> None:
 def test_quickstart_learns_to_forecast(tmp_path: Path) -> None:
     config = configured("quickstart", tmp_path)
     method: Any = build_method(config, MODALITY)
-    optimizer = torch.optim.AdamW(method.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
     source = MODALITY.sources(config)
-    loader = Loader(source, Sampler(len(source), 0, 32), 0)
-    found = []
-    for step in range(60):
+    loader = Loader(source, Sampler(len(source), 0, 64), 0)
+    same = loader.peek()
+    copied = float(method(same, 1).terms["energy/future"])  # before any step it keeps the slot last seen
+    for step in range(100):
         losses = method(loader.next(), step + 1)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-        found.append(float(losses.terms["energy/future"]))
-    assert np.mean(found[-5:]) < 0.5 * found[0]
+    assert float(method(same, 1).terms["energy/future"]) < 0.9 * copied
 
 
 def test_it_can_be_embedded_and_its_masks_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
