@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jepa_causal.episodes import Episode, Floats
 from jepa_causal.slots.attention import SlotAttention, normal, weighted_mean
-from jepa_causal.slots.pixels import SlotAutoencoder, SlotSettings
+from jepa_causal.slots.pixels import SlotAutoencoder, SlotSettings, bounded
 from jepa_causal.slots.storage import cached_slots, encode_episodes, load_encoder, save_encoder, weights_hash
 from jepa_causal.slots.training import SlotTraining, draw_clips, train_slots, video_training
 from jepa_causal.slots.video import ResidualMlp, SlotVideo, transition
@@ -206,13 +206,26 @@ def test_shapes_and_masks_of_the_autoencoder(mode: str) -> None:
 
 
 @torch.no_grad()
-def test_the_first_layer_of_the_decoder_is_that_of_slot_plus_position() -> None:
+def test_the_decoder_draws_each_pixel_and_slot_alone() -> None:
     decoder = SlotAutoencoder(SMALL).decoder
     slots = torch.randn(1, 3, 16)
-    joined = torch.cat([slots[:, :, None].expand(-1, -1, 64, -1), decoder.codes.expand(1, 3, -1, -1)], -1)
-    weight = torch.cat([decoder.slot.weight, decoder.position.weight], 1)
-    drawn = decoder.layers(nn.functional.linear(joined, weight, decoder.slot.bias))
-    torch.testing.assert_close(decoder(slots)[1], drawn[..., 3].softmax(1).unflatten(-1, (8, 8)))
+    picture, masks = decoder(slots)
+    drawn = torch.empty(3, 64, 4)
+    for k in range(3):
+        for p, code in enumerate(decoder.codes):
+            product = decoder.slot_factor(slots[0, k]) * decoder.position_factor(code)
+            drawn[k, p] = decoder.layers(decoder.slot(slots[0, k]) + decoder.position(code) + product)
+    weights = drawn[..., 3].softmax(0)
+    torch.testing.assert_close(masks[0].flatten(1), weights)
+    torch.testing.assert_close(picture[0].flatten(1), (bounded(drawn[..., :3]) * weights[..., None]).sum(0).T)
+
+
+def test_colours_are_bounded_and_never_stuck() -> None:
+    colours = torch.tensor([-1.0, 0.0, 0.3, 1.0, 3.0], requires_grad=True)
+    found = bounded(colours)
+    torch.testing.assert_close(found, torch.tensor([-0.05, 0, 0.3, 1, 1.1]))
+    (slopes,) = torch.autograd.grad(found.sum(), colours)
+    assert (slopes > 0).all()
 
 
 def test_all_parameters_have_gradients() -> None:
@@ -234,21 +247,22 @@ def test_frames_of_another_kind_are_refused() -> None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def short(steps: int = 60, **changes: object) -> SlotTraining:
-    plan = SlotTraining(SMALL, batch_size=8, warmup=1, lr=3e-3, log_every=20)
+def short(steps: int = 40, **changes: object) -> SlotTraining:
+    plan = SlotTraining(SMALL, batch_size=8, warmup=1, lr=3e-3, log_every=10)
     return replace(plan, **({"steps": steps} | changes))  # type: ignore[arg-type]
 
 
-def test_training_lowers_the_loss_and_is_the_same_every_time() -> None:
+def test_training_lowers_the_loss_and_depends_on_the_seed_alone() -> None:
     episodes = films(12)
     lines: list[str] = []
-    first = train_slots(episodes, short(), seed=3, progress=lines.append)
-    torch.manual_seed(99)
-    again = train_slots(episodes, short(), seed=3)
-    assert weights_hash(first) == weights_hash(again) != weights_hash(train_slots(episodes, short(5), seed=4))
+    model = train_slots(episodes, short(), seed=3, progress=lines.append)
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in lines]
-    assert len(losses) == 3 and losses[-1] < 0.7 * losses[0]
-    assert not first.training
+    assert len(losses) == 4 and losses[-1] < 0.7 * losses[0]
+    assert not model.training
+    first = weights_hash(train_slots(episodes, short(3), seed=3))
+    torch.manual_seed(99)
+    assert first == weights_hash(train_slots(episodes, short(3), seed=3))
+    assert first != weights_hash(train_slots(episodes, short(3), seed=4))
 
 
 def test_training_leaves_the_random_state_of_the_caller() -> None:

@@ -66,11 +66,17 @@ class SlotAutoencoder(nn.Module):
 
     Args:
         settings: see :class:`SlotSettings`.
+
+    Attributes:
+        mean: mean colour of the frames it is trained on, from 0 to 1, ``[3]``; the encoder sees what differs from it.
     """
+
+    mean: Tensor
 
     def __init__(self, settings: SlotSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.register_buffer("mean", torch.full((3,), 0.5))
         self.features = PixelFeatures(settings)
         self.decoder = BroadcastDecoder(settings)
         self.apply(init_weights)
@@ -101,10 +107,10 @@ class SlotAutoencoder(nn.Module):
         return self.slots_of(self.images(frames), seeds)
 
     def images(self, frames: Tensor) -> Tensor:
-        """What the network sees and draws: float32 ``[B, T, 3, R, R]`` from -1 to 1, of frames as in :meth:`encode`."""
+        """What is to be drawn: float32 ``[B, T, 3, R, R]`` from 0 to 1, of frames as in :meth:`encode`."""
         if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
             raise ValueError(f"frames: expected uint8 [B, T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
-        images = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
         size = self.settings.resolution
         if images.shape[-2:] != (size, size):
             images = functional.interpolate(images, size=(size, size), mode="area")
@@ -113,7 +119,8 @@ class SlotAutoencoder(nn.Module):
     def slots_of(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
         """As :meth:`encode`, of what :meth:`images` gives."""
         batch, steps = images.shape[:2]
-        inputs = self.features(images.flatten(0, 1)).unflatten(0, (batch, steps))
+        centred = 2 * (images.flatten(0, 1) - self.mean[:, None, None])
+        inputs = self.features(centred).unflatten(0, (batch, steps))
         if isinstance(self.reader, SlotVideo):
             return self.reader(inputs, self.reader.corrector.initial(batch, seeds))[0]
         # Every frame of a clip starts alike, which is what keeps a slot near its object without a memory.
@@ -121,7 +128,7 @@ class SlotAutoencoder(nn.Module):
         return self.reader(inputs.flatten(0, 1), start)[0].unflatten(0, (batch, steps))
 
     def decode(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """What slots ``[B, T, K, D]`` draw: rgb ``[B, T, 3, R, R]`` from -1 to 1, masks ``[B, T, K, R, R]``.
+        """What slots ``[B, T, K, D]`` draw: rgb ``[B, T, 3, R, R]`` from 0 to 1, masks ``[B, T, K, R, R]``.
 
         Over the slots the masks of a pixel sum to 1.
         """
@@ -129,15 +136,15 @@ class SlotAutoencoder(nn.Module):
         return rgb.unflatten(0, slots.shape[:2]), masks.unflatten(0, slots.shape[:2])
 
     def forward(self, frames: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """The loss: mean squared error of what is drawn, of images from -1 to 1; arguments of :meth:`encode`."""
+        """The loss: mean squared error of what is drawn, of colours from -1 to 1; arguments of :meth:`encode`."""
         images = self.images(frames)
-        return functional.mse_loss(self.decode(self.slots_of(images, seeds))[0], images)
+        return 4 * functional.mse_loss(self.decode(self.slots_of(images, seeds))[0], images)
 
 
 class PixelFeatures(nn.Module):
-    """Three convolutions of stride 1, a linear code of the position, a layer norm and an MLP."""
+    """Three convolutions of stride 1, a layer norm, and an MLP that is also told the position."""
 
-    places: Tensor
+    codes: Tensor
 
     def __init__(self, settings: SlotSettings) -> None:
         super().__init__()
@@ -148,16 +155,18 @@ class PixelFeatures(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
         )
-        self.position = nn.Linear(2, channels)
-        self.mix = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width))
-        self.register_buffer("places", pixel_places(settings.resolution), persistent=False)
+        self.norm = nn.LayerNorm(channels)
+        self.register_buffer("codes", position_codes(settings), persistent=False)
+        self.mix = nn.Sequential(
+            nn.Linear(channels + self.codes.shape[1], 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, R, R]`` to ``[B, R * R, width]``."""
-        pixels = self.convolutions(images).flatten(2).transpose(1, 2)
-        return self.mix(pixels + self.position(self.places))
+        pixels = self.norm(self.convolutions(images).flatten(2).transpose(1, 2))
+        # Beside the colours and not added to them: a sum is read as position alone for hundreds of steps.
+        return self.mix(torch.cat([pixels, self.codes.expand(len(pixels), -1, -1)], -1))
 
 
 class BroadcastDecoder(nn.Module):
@@ -169,24 +178,42 @@ class BroadcastDecoder(nn.Module):
         super().__init__()
         self.size = settings.resolution
         # The first layer of the sum of slot and position, taken apart: K + P rows instead of K times P.
+        codes = 2 + 4 * settings.frequencies
         self.slot = nn.Linear(settings.width, settings.decoder)
-        self.position = nn.Linear(4 * settings.frequencies, settings.decoder, bias=False)
+        self.position = nn.Linear(codes, settings.decoder, bias=False)
+        self.slot_factor = nn.Linear(settings.width, settings.decoder)
+        self.position_factor = nn.Linear(codes, settings.decoder, bias=False)
         self.layers = nn.Sequential(
             nn.ReLU(),
             nn.Linear(settings.decoder, settings.decoder),
             nn.ReLU(),
             nn.Linear(settings.decoder, 4),
         )
-        codes = fourier(pixel_places(settings.resolution), settings.frequencies)
-        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("codes", position_codes(settings), persistent=False)
 
     def forward(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Slots ``[B, K, D]`` to the picture ``[B, 3, R, R]`` and masks ``[B, K, R, R]``."""
-        drawn = self.layers(self.slot(slots)[:, :, None] + self.position(self.codes))
+        summed = self.slot(slots)[:, :, None] + self.position(self.codes)
+        drawn = self.layers(
+            torch.addcmul(summed, self.slot_factor(slots)[:, :, None], self.position_factor(self.codes))
+        )
         masks = drawn[..., 3].softmax(1)
-        picture = (drawn[..., :3] * masks[..., None]).sum(1).transpose(1, 2)
+        # Bounded colours: a slot that could draw a brighter one than there is would make do with a fainter mask.
+        picture = (bounded(drawn[..., :3]) * masks[..., None]).sum(1).transpose(1, 2)
         square = (self.size, self.size)
         return picture.unflatten(-1, square), masks.unflatten(-1, square)
+
+
+def bounded(colours: Tensor) -> Tensor:
+    """Nearly ``colours.clamp(0, 1)``, with a small slope outside so that no colour gets stuck there."""
+    inside = colours.clamp(0, 1)
+    return inside + 0.05 * (colours - inside)
+
+
+def position_codes(settings: SlotSettings) -> Tensor:
+    """What is told of the place of each pixel, float32 ``[R * R, 2 + 4 * frequencies]``."""
+    places = pixel_places(settings.resolution)
+    return torch.cat([places, fourier(places, settings.frequencies)], -1)
 
 
 def pixel_places(size: int) -> Tensor:

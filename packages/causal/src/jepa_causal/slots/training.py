@@ -36,10 +36,10 @@ class SlotTraining:
     """
 
     model: SlotSettings = field(default_factory=SlotSettings)
-    steps: int = 900
+    steps: int = 1500
     batch_size: int = 24
     clip_frames: int = 1
-    lr: float = 1.5e-3
+    lr: float = 2e-3
     warmup: int = 100
     clip_norm: float = 0.5
     log_every: int = 100
@@ -86,6 +86,7 @@ def train_slots(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SlotAutoencoder(settings.model)
+    model.mean.copy_(mean_colour(episodes))
     model = model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     total, started = torch.zeros((), device=device), time.monotonic()
@@ -117,6 +118,12 @@ def check_frames(episodes: Sequence[Episode], least: int) -> None:
             raise DataError(f"{name}: expected frames uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
         if len(frames) < least:
             raise DataError(f"{name}: expected {least} frames or more, got {len(frames)}; lower clip_frames")
+
+
+def mean_colour(episodes: Sequence[Episode]) -> Tensor:
+    """Of the first frames of episodes, from 0 to 1, float32 ``[3]``."""
+    first = [episode.frames[0].reshape(-1, 3) for episode in episodes[:1000] if episode.frames is not None]
+    return torch.from_numpy(np.concatenate(first).mean(0) / 255).float()
 
 
 @dataclass(frozen=True)
