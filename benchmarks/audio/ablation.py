@@ -45,7 +45,7 @@ WIDE = ["audio.frontend.hop_length=320"]
 Changes = dict[str, tuple[str, list[str]]]
 
 EVENTS: Changes = {
-    "base": ("the recipe", []),
+    "base": ("the recipe, log energies normalised by measured levels", []),
     "target-masked": ("target encoder hears only what is hidden (M2D)", ["audio.target.view=masked"]),
     "momentum-0.9": ("EMA momentum from .9", ["audio.target.momentum_start=0.9"]),
     "momentum-0.999": ("EMA momentum from .999", ["audio.target.momentum_start=0.999"]),
@@ -56,7 +56,10 @@ EVENTS: Changes = {
     "target-layer": ("target: blocks layer-normed, not instance-normed", ["audio.target.block_norm=layer"]),
     "target-last": ("target: last layer, each vector normalised (Audio-JEPA's code)", LAST),
     "target-raw": ("target: last layer as it is (Audio-JEPA's paper)", ["audio.target.blocks=0"]),
-    "input-raw": ("log energies not normalised", ["audio.frontend.mean=0", "audio.frontend.std=1"]),
+    "input-raw": (
+        "log energies as they are: what the recipe does now",
+        ["audio.frontend.mean=0", "audio.frontend.std=1"],
+    ),
     "mask-blocks": ("masks: rectangles (I-JEPA)", ["audio.masking.kind=multiblock"]),
     "mask-time": ("masks: whole steps of time", ["audio.masking.kind=time", "audio.masking.length=1"]),
     "mask-inverse": (
@@ -88,8 +91,11 @@ WORDS: Changes = {
 }
 CHANGES: dict[str, Changes] = {"quickstart": EVENTS, "speech": WORDS}
 """What is changed, by recipe, in words and as settings."""
-GIVEN = {"quickstart": [], "speech": ["data.label=digit", "data.fold=speaker"]}
-"""Columns of the data that each recipe is tried on."""
+GIVEN = {
+    "quickstart": ["audio.frontend.mean=null", "audio.frontend.std=null"],
+    "speech": ["data.label=digit", "data.fold=speaker"],
+}
+"""What all changes of a recipe share: columns of the data; measured levels, as the quickstart had them before."""
 
 
 def config_for(args: argparse.Namespace, change: str, seed: int) -> AudioRun:

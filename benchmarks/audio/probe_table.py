@@ -185,7 +185,8 @@ def run(args: argparse.Namespace) -> None:
 
 def table(args: argparse.Namespace) -> None:
     """PROBE.md from every result: mean over seeds of the mean over folds, differences with their errors."""
-    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*-seed*.json"))]
+    paths = [path for path in sorted((HERE / "results").glob("*-seed*.json")) if not path.name.startswith("ablation-")]
+    results = [json.loads(path.read_text()) for path in paths]
     lines = [
         "# Sound probe over folds, with controls", "",
         "Written by `python benchmarks/audio/probe_table.py table`; each block by the `run` command in that script. "
