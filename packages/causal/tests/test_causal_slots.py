@@ -248,7 +248,7 @@ def test_frames_of_another_kind_are_refused() -> None:
 
 
 def short(steps: int = 40, **changes: object) -> SlotTraining:
-    plan = SlotTraining(SMALL, batch_size=8, warmup=1, lr=3e-3, log_every=10)
+    plan = SlotTraining(SMALL, batch_size=8, warmup=1, lr=3e-3, log_every=5)
     return replace(plan, **({"steps": steps} | changes))  # type: ignore[arg-type]
 
 
@@ -257,7 +257,7 @@ def test_training_lowers_the_loss_and_depends_on_the_seed_alone() -> None:
     lines: list[str] = []
     model = train_slots(episodes, short(), seed=3, progress=lines.append)
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in lines]
-    assert len(losses) == 4 and losses[-1] < 0.7 * losses[0]
+    assert len(losses) == 8 and losses[-1] < 0.9 * losses[0]
     assert not model.training
     first = weights_hash(train_slots(episodes, short(3), seed=3))
     torch.manual_seed(99)
@@ -281,6 +281,9 @@ def test_clips_are_runs_of_frames_from_all_over_the_episodes() -> None:
     assert clips.frames.shape == (64, 3, 1, 1, 3) and (starts.long().diff(dim=1) == 1).all()
     assert set(starts[:, 0].tolist()) == set(range(7)) and len(set(clips.seeds.tolist())) == 64
     assert not torch.equal(clips.frames, draw_clips(episodes, settings, 0, 2).frames)
+    first_half = replace(settings, single_share=0.5)
+    assert draw_clips(episodes, first_half, 0, settings.steps // 2).frames.shape == (192, 1, 1, 1, 3)
+    assert draw_clips(episodes, first_half, 0, settings.steps // 2 + 1).frames.shape == (64, 3, 1, 1, 3)
 
 
 def test_training_stops_where_the_loss_is_not_finite() -> None:

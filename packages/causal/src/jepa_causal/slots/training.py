@@ -29,6 +29,8 @@ class SlotTraining:
         steps: optimiser steps.
         batch_size: clips of a step.
         clip_frames: frames of a clip that follow each other; an image model gains nothing from more than 1.
+        single_share: of the steps, the first ones, that train on single frames, as many as the clips have in all: a
+            video model finds objects first and learns to keep them afterwards.
         lr: peak of Adam's learning rate.
         warmup: steps of linear warm-up; a cosine to 0 follows.
         clip_norm: largest norm of a gradient.
@@ -39,6 +41,7 @@ class SlotTraining:
     steps: int = 1500
     batch_size: int = 24
     clip_frames: int = 1
+    single_share: float = 0.0
     lr: float = 2e-3
     warmup: int = 100
     clip_norm: float = 0.5
@@ -50,13 +53,15 @@ class SlotTraining:
                 raise ValueError(f"{key}: expected 1 or more, got {getattr(self, key)}")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup: expected 0 to steps={self.steps}, got {self.warmup}")
+        if not 0 <= self.single_share <= 1:
+            raise ValueError(f"single_share: expected a share from 0 to 1, got {self.single_share}")
         if not (self.lr > 0 and self.clip_norm > 0):
             raise ValueError(f"lr, clip_norm: expected numbers above 0, got {self.lr} and {self.clip_norm}")
 
 
 def video_training(model: SlotSettings | None = None) -> SlotTraining:
-    """The same for a video model: fewer and longer clips in a step."""
-    return SlotTraining(model or SlotSettings(mode="video"), batch_size=8, clip_frames=4)
+    """The same for a video model: first on single frames, then on clips."""
+    return SlotTraining(model or SlotSettings(mode="video"), batch_size=8, clip_frames=4, single_share=0.6)
 
 
 def train_slots(
@@ -137,12 +142,15 @@ class Clips:
 def draw_clips(episodes: Sequence[Episode], settings: SlotTraining, seed: int, step: int) -> Clips:
     """The clips of one step; a function of ``seed`` and ``step`` alone."""
     key = torch.tensor([sample_seed(seed, step, "clips")])
-    chosen = (uniform(key, settings.batch_size, _EPISODE_STREAM)[0].double() * len(episodes)).long().tolist()
-    shares = uniform(key, settings.batch_size, _START_STREAM)[0].tolist()
-    clips = [_clip(episodes[i], share, settings.clip_frames) for i, share in zip(chosen, shares, strict=True)]
+    count, length = settings.batch_size, settings.clip_frames
+    if step <= settings.single_share * settings.steps:
+        count, length = count * length, 1
+    chosen = (uniform(key, count, _EPISODE_STREAM)[0].double() * len(episodes)).long().tolist()
+    shares = uniform(key, count, _START_STREAM)[0].tolist()
+    clips = [_clip(episodes[i], share, length) for i, share in zip(chosen, shares, strict=True)]
     if len({clip.shape for clip in clips}) > 1:
         raise DataError(f"frames: expected one size in all episodes, got {sorted({c.shape[1:3] for c in clips})}")
-    return Clips(torch.from_numpy(np.stack(clips)), random_keys(key, settings.batch_size, _SEED_STREAM)[0])
+    return Clips(torch.from_numpy(np.stack(clips)), random_keys(key, count, _SEED_STREAM)[0])
 
 
 def _clip(episode: Episode, share: float, length: int) -> NDArray[np.uint8]:
