@@ -97,7 +97,7 @@ def test_any_possible_value_survives_the_command_line(lr: float, seed: int, name
     assert run.encoder.other == name
 
 
-@pytest.mark.parametrize("text", ["007", "1e3", "yes", "0x10", "1_000", "true", "3"])
+@pytest.mark.parametrize("text", ["007", "1e3", "yes", "0x10", "1_000", "true", "3", "0b_", "0x_"])
 def test_text_is_taken_as_it_stands(text: str) -> None:
     assert compose(ToyRun, None, [f"encoder.other={text}"]).encoder.other == text
 

@@ -153,6 +153,8 @@ def _parse_value(text: str, key: Key | None, path: str) -> Any:
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or "no YAML"
         raise ConfigError(f"{path} ({COMMAND_LINE}): expected a value, got {text!r}: {reason}") from error
+    except ValueError:  # what looks like a number to YAML and is none, such as 0b_
+        return text
     assert isinstance(value, dict)
     parsed = value["value"]
     as_it_stands = key is not None and key.is_text and parsed is not None and not isinstance(parsed, str)
