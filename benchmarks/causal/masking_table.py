@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from jepa_causal.evaluation import COPY, STRAIGHT, TRAINED, UNTRAINED, evaluate
+from jepa_causal.evaluation import COPY, LINEAR, STRAIGHT, TRAINED, UNTRAINED, evaluate
 from jepa_causal.modality import MODALITY
 from jepa_causal.scoring import COMPLETION, CONTACT, COUNTERFACTUAL, FACTUAL, FG_ARI, FREE, LEFT_IN, OVERLAP, SLOTS
 from jepa_causal.settings import CausalRun
@@ -50,8 +50,10 @@ SEPARATES = 0.8
 
 IGNORED = LEFT_IN.format(TRAINED)
 CONTROLS = {
+    UNTRAINED: "untrained (starts as a copy)",
     COPY: "copy last / copy anchor",
     STRAIGHT: "constant velocity",
+    LINEAR: LINEAR,
     FACTUAL: "true factual future",
     SLOTS: "true slots (the probe's own error)",
 }
@@ -146,7 +148,7 @@ def block(group: Results) -> list[str]:
         runs = [r for r in group if r["variant"] == variant]
         cells = [cell(runs, TRAINED, column) for column in COLUMNS] + [cell(runs, IGNORED, COUNTERFACTUAL)]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    for row, name in {UNTRAINED: "untrained", **CONTROLS}.items():
+    for row, name in CONTROLS.items():
         lines.append(f"| {name} | " + " | ".join(cell(group, row, column) for column in COLUMNS) + " | - |")
     counts = first["probe"]["note"].split("left out). ")[-1].split("; errors")[0]
     return [*lines, "", f"{counts}.", "", reading(group), ""]
@@ -193,6 +195,8 @@ def reading(group: Results) -> str:
 
     sentences = [compared(column, {arm: found for arm in arms if (found := of(arm, column))}) for column in COLUMNS]
     sentences.append(against_anchor({arm: of(arm, COMPLETION) for arm in arms}, values(group, COPY, COMPLETION)))
+    contact = {arm: of(arm, CONTACT) for arm in arms}
+    sentences.append(against_controls(contact, {row: values(group, row, CONTACT) for row in (COPY, STRAIGHT, LINEAR)}))
     told = {arm: of(arm, COUNTERFACTUAL) for arm in arms}
     sentences.append(uses_removal(told, {arm: of(arm, COUNTERFACTUAL, IGNORED) for arm in arms}))
     return " ".join(sentence for sentence in sentences if sentence)
@@ -223,6 +227,19 @@ def against_anchor(found: Figures, anchor: Sequence[float]) -> str:
         return ""
     better = [arm for arm, figures in found.items() if figures and max(figures) < min(anchor) - SHOWN]
     return f"Copying the anchor completes with an error of {anchor[0]:.3f}; better in all seeds: {listed(better)}."
+
+
+def against_controls(found: Figures, controls: Figures) -> str:
+    """Whether anybody forecasts contacts better than the best control that knows nothing of other objects."""
+    known = {CONTROLS[row]: figures for row, figures in controls.items() if figures}
+    if not known or not any(found.values()):
+        return ""
+    best = min(known, key=lambda name: statistics.mean(known[name]))
+    better = [arm for arm, figures in found.items() if figures and max(figures) < min(known[best]) - SHOWN]
+    return (
+        f"The best control of the forecast at contacts is {best} ({statistics.mean(known[best]):.3f}); better in all "
+        f"seeds: {listed(better)}."
+    )
 
 
 def uses_removal(told: Figures, ignored: Figures) -> str:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jepa_causal.baselines import ConstantVelocity, CopyLast
+from jepa_causal.baselines import ConstantVelocity, CopyLast, fit_own_linear
 from jepa_causal.clips import (
     Clips,
     History,
@@ -238,6 +238,28 @@ def test_baselines_score_what_they_are() -> None:
     # Nothing but kicks bends a path, and without the kicker the kicked one goes straight on.
     assert rows["straight"][FREE].value < 1e-5 and rows["straight"][COUNTERFACTUAL].value < 1e-5
     assert COMPLETION in rows["copy"] and COMPLETION not in rows["straight"]
+
+
+def test_linear_control_learns_straight_paths_and_reads_no_other_object() -> None:
+    def flying(seed: int) -> Episode:
+        numbers = np.random.default_rng(seed)
+        path = run(numbers.uniform(0.3, 0.7, (OBJECTS, 2)), numbers.normal(0, 0.02, (OBJECTS, 2)), 12, False)
+        present = np.ones((12, OBJECTS), dtype=bool)
+        return Episode(f"e{seed}", path, present, slots=path[..., :2].copy())
+
+    train, test = [flying(seed) for seed in range(8)], cut_clips([flying(20)], HISTORY, FUTURE)
+    train[3].present[6:, 1] = False  # type: ignore[index]
+    train[3].slots[6:, 1] = 9.0  # type: ignore[index]  # what an absent slot holds is not learned from
+    linear = fit_own_linear(train, HISTORY, FUTURE)
+    assert torch.allclose(linear.forecast(test.past(), 2 * FUTURE)[:, :FUTURE], test.slots[:, HISTORY:], atol=1e-4)
+    further = linear.forecast(test.past(), 2 * FUTURE)
+    straight = ConstantVelocity().forecast(test.past(), 2 * FUTURE)
+    assert further.shape[1] == 2 * FUTURE and torch.allclose(further, straight, atol=1e-3)
+    past = test.past()
+    past.slots[:, :, 1:] += 5
+    assert torch.equal(linear.forecast(past, FUTURE)[:, :, 0], further[:, :FUTURE, 0])
+    with pytest.raises(ValueError, match="5 steps .* 2 training episodes or more, got 1"):
+        fit_own_linear(train[:1], HISTORY, FUTURE)
 
 
 def test_completion_is_the_mean_over_hidden_steps_of_one_object_at_a_time() -> None:

@@ -14,6 +14,7 @@ from jepa_causal.clips import History
 from jepa_causal.episodes import Episode
 from jepa_causal.evaluation import (
     COPY,
+    LINEAR,
     STRAIGHT,
     TRAINED,
     UNTRAINED,
@@ -58,13 +59,17 @@ def test_table_of_a_run_has_every_row_and_says_what_it_counts() -> None:
     config = small_run()
     trained, untrained = built(config)
     table = evaluate(config, trained, untrained, CPU)
-    assert list(table.rows) == [TRAINED, LEFT_IN.format(TRAINED), UNTRAINED, COPY, STRAIGHT, FACTUAL, SLOTS]
+    assert list(table.rows) == [TRAINED, LEFT_IN.format(TRAINED), UNTRAINED, COPY, STRAIGHT, LINEAR, FACTUAL, SLOTS]
     assert table.metric == CONTACT
     assert set(table.rows[TRAINED]) == {CONTACT, FREE, COMPLETION, COUNTERFACTUAL} == set(table.rows[COPY])
     assert set(table.rows[SLOTS]) == {CONTACT, FREE, COMPLETION}
     assert all(m.value > 0 and m.stderr for row in table.rows.values() for m in row.values())
     for words in ("Lower is better", "36 windows of 12 episodes", "over episodes", "Being told of the removal"):
         assert words in table.note
+    # Nothing is learned yet: it keeps the slot last seen, as its first step is to start from there.
+    assert table.rows[UNTRAINED][CONTACT].value == pytest.approx(table.rows[COPY][CONTACT].value, rel=0.05)
+    # It knows nothing of others, but what is needed to go on: better than a standstill.
+    assert table.rows[LINEAR][FREE].value < table.rows[COPY][FREE].value
     # The probe alone errs far less than anything predicted through it.
     assert table.rows[SLOTS][CONTACT].value < 0.3 * min(table.rows[COPY][CONTACT].value, 0.1)
 
@@ -141,7 +146,7 @@ def test_data_without_positions_are_scored_on_slots() -> None:
     data = data_of(config)
     train, test = ([Episode(e.episode_id, slots=e.slots) for e in part] for part in (data.train, data.test))
     table = evaluate_slots(EvaluationData(train, test, 5, 3), None, trained, untrained, CPU)
-    assert set(table.rows) == {TRAINED, UNTRAINED, COPY, STRAIGHT} and "variance" in table.note
+    assert set(table.rows) == {TRAINED, UNTRAINED, COPY, STRAIGHT, LINEAR} and "variance" in table.note
     assert set(table.rows[TRAINED]) == {"forecast", COMPLETION} and set(table.rows[STRAIGHT]) == {"forecast"}
 
 

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jepa_causal.baselines import ConstantVelocity, CopyLast, Forecaster, MethodForecaster
+from jepa_causal.baselines import ConstantVelocity, CopyLast, Forecaster, MethodForecaster, fit_own_linear
 from jepa_causal.clips import Clips, Removals, Resume, cut_clips, removals, truth_of
-from jepa_causal.data import model_steps
+from jepa_causal.data import Presence, model_steps
 from jepa_causal.episodes import Episode
 from jepa_causal.probe import NO_SLOT, PositionProbe, fit_position_probe, match_by_position
 from jepa_causal.scoring import (
@@ -43,8 +43,14 @@ from jepa_core.contracts import Method
 from jepa_core.results import Measurement, ProbeTable
 
 TRAINED, UNTRAINED, COPY, STRAIGHT = "trained", "untrained", "raw", "constant velocity"
+LINEAR = "linear, own last two slots"
+_ROWS = (
+    "raw: the slot last seen is kept, of a hidden object the first; untrained: with residual=last_visible nearly the "
+    f"same, as training starts from there. {LINEAR}: ridge regression, which knows nothing of other objects."
+)
+
 PROBE_EPISODES = 200
-"""Training episodes that the probe is fitted on, at most."""
+"""Training episodes that the probe and the linear control are fitted on, at most."""
 
 FRAMES = 10
 """Frames of an episode on which slots of an encoder are compared with segments."""
@@ -74,9 +80,14 @@ class EvaluationData:
         """Whether the truth is known of all episodes."""
         return all(episode.states is not None for episode in (*self.train, *self.test))
 
+    @property
+    def presence(self) -> Presence:
+        """See :class:`jepa_causal.data.Cut`."""
+        return "given" if self.encoder is None else "all"
+
     def clips(self) -> Clips:
         """Windows of the test episodes, truth not yet set."""
-        return cut_clips(self.test, self.history, self.future, "given" if self.encoder is None else "all")
+        return cut_clips(self.test, self.history, self.future, self.presence)
 
 
 def evaluate(config: CausalRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable:
@@ -142,6 +153,7 @@ def evaluate_slots(
         UNTRAINED: MethodForecaster(untrained, device),
         COPY: CopyLast(),
         STRAIGHT: ConstantVelocity(),
+        LINEAR: fit_own_linear(data.train[:PROBE_EPISODES], data.history, data.future, data.presence),
     }
     return slot_table(data, forecasters) if ready is None else position_table(data, ready, forecasters)
 
@@ -204,7 +216,7 @@ def slot_table(data: EvaluationData, forecasters: Mapping[str, Forecaster]) -> P
     return scores.table(
         f"Lower is better: error of slots {data.future} steps ahead, and of slots hidden after the first of "
         f"{data.history} steps, as the root of the share of their variance (1: as good as the mean slot); positions "
-        "are not known here. raw: the slot last seen is kept. Errors are over episodes."
+        f"are not known here. {_ROWS} Errors are over episodes."
     )
 
 
@@ -213,7 +225,7 @@ def _note(scores: PositionScores, ready: Prepared, data: EvaluationData) -> str:
         f"Lower is better: root mean squared distance, in widths of the world, from the true position {data.future} "
         f"steps ahead (completion: at the steps hidden after the first of {data.history}), read from slots by a ridge "
         f"probe (error {ready.probe.rmse:.3f} on training episodes left out). {scores.counts()}; errors are over "
-        "episodes. raw: the slot last seen is kept, of a hidden object the first."
+        f"episodes. {_ROWS}"
     ]
     told = scores.difference((LEFT_IN.format(TRAINED), COUNTERFACTUAL), (TRAINED, COUNTERFACTUAL))
     if told is not None:

@@ -54,29 +54,39 @@ def fit_position_probe(
     Raises:
         ValueError: fewer episodes than two, unequal lengths, or rows that are not finite.
     """
+    _check(slots_RD, xy_R2, episode_R)
+    weight, bias, penalty, error = fit_ridge(slots_RD, xy_R2, episode_R, penalties)
+    # scikit-learn takes the mean over both coordinates; a distance is the root of their sum.
+    return PositionProbe(weight, bias, penalty, float(np.sqrt(2 * error)))
+
+
+def fit_ridge(
+    x_RF: Tensor, y_RP: Tensor, episode_R: Tensor, penalties: Sequence[float] = PENALTIES
+) -> tuple[Tensor, Tensor, float, float]:
+    """An affine map from x to y by ridge regression, as :func:`fit_position_probe` has it.
+
+    Returns:
+        Weight ``[F, P]`` and bias ``[P]`` in float64, the penalty, and the mean squared error on the episodes left out.
+    """
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GridSearchCV, GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _check(slots_RD, xy_R2, episode_R)
-    chosen = torch.linspace(0, len(slots_RD) - 1, min(len(slots_RD), MOST_ROWS)).long()
-    x, y = slots_RD.detach().cpu()[chosen].double().numpy(), xy_R2.cpu()[chosen].double().numpy()
+    chosen = torch.linspace(0, len(x_RF) - 1, min(len(x_RF), MOST_ROWS)).long()
+    x, y = (rows.detach().cpu()[chosen].double().numpy() for rows in (x_RF, y_RP))
     groups = episode_R.cpu()[chosen].numpy()
-    folds = GroupKFold(min(FOLDS, len(np.unique(groups))))
     search = GridSearchCV(
         make_pipeline(StandardScaler(), Ridge(solver="svd" if len(x) <= x.shape[1] else "cholesky")),
         {"ridge__alpha": [penalty * len(x) for penalty in penalties]},
         scoring="neg_mean_squared_error",
-        cv=folds,
+        cv=GroupKFold(min(FOLDS, len(np.unique(groups)))),
     ).fit(x, y, groups=groups)
     scaler, ridge = search.best_estimator_.named_steps.values()
     weight = (ridge.coef_ / scaler.scale_).T
     bias = ridge.intercept_ - scaler.mean_ @ weight
-    # scikit-learn takes the mean over both coordinates; a distance is the root of their sum.
-    rmse = float(np.sqrt(-2 * search.best_score_))
     penalty = search.best_params_["ridge__alpha"] / len(x)
-    return PositionProbe(torch.from_numpy(weight), torch.from_numpy(bias), penalty, rmse)
+    return torch.from_numpy(weight), torch.from_numpy(bias), penalty, -float(search.best_score_)
 
 
 def _check(slots_RD: Tensor, xy_R2: Tensor, episode_R: Tensor) -> None:
