@@ -13,7 +13,7 @@ from PIL import Image
 
 from jepa_causal.build import SlotShape, build_method
 from jepa_causal.encoder import SlotFrontEnd
-from jepa_causal.filmstrip import HOLD_LAST, MILLISECONDS, Film, Line, filmstrip, gif, moving_picture
+from jepa_causal.filmstrip import HOLD_LAST, MILLISECONDS, Film, Line, filmstrip, moving_picture
 from jepa_causal.pictures import STATES, _states, mask_pictures, slot_picture
 from jepa_causal.settings import CausalSettings
 from jepa_causal.windows import SlotWindow
@@ -45,11 +45,17 @@ def test_filmstrip_has_a_row_a_line_and_changes_with_the_prediction() -> None:
     assert (pixels(filmstrip(moved, "", "").png) != pixels(two)).any()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_moving_pictures_hold_every_step_and_rest_on_the_last(kind: str) -> None:
-    data = moving_picture(film(), "", "").png if kind == "PNG" else gif(film())
+def test_moving_picture_is_a_gif_of_every_step_that_rests_on_the_last() -> None:
+    picture = moving_picture(film(), "", "")
+    data = picture.png
     image = cast(Any, Image.open(io.BytesIO(data)))
-    assert image.format == kind and image.n_frames == STEPS and image.is_animated
+    assert (
+        image.format == "GIF"
+        and picture.suffix == ".gif"
+        and image.info["loop"] == 0
+        and image.n_frames == STEPS
+        and image.is_animated
+    )
     assert len(data) < 300_000
     image.seek(0)
     first, length = np.asarray(image.convert("RGB")).astype(int), image.info["duration"]

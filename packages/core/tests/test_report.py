@@ -13,6 +13,8 @@ import pytest
 from jepa_core.monitor.loggers import MetricsFile
 from jepa_core.report import write_report
 from jepa_core.report.figures import POINTS, curve_charts, is_trained
+from jepa_core.results import Picture
+from jepa_core.train.outcome import write_pictures
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"not looked at further"
 EVIL = "<script>alert('x')</script>"
@@ -121,6 +123,14 @@ def test_whole_run_is_one_offline_file(tmp_path: Path) -> None:
     assert sorted(p.name for p in run.iterdir() if p.name.startswith(".")) == []
 
 
+def test_moving_picture_is_shown_as_the_gif_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    write_pictures(run, [Picture("Rollout, moving", b"GIF89a and more"), Picture("Mask", PNG)])
+    assert {path.name for path in (run / "pictures").iterdir()} >= {"01-rollout-moving.gif", "02-mask.png"}
+    html = write_report(run).read_text()
+    assert html.count("data:image/gif;base64,R0lG") == 1 and html.count("data:image/png;base64,") == 1
+
+
 def test_nothing_is_injected(tmp_path: Path) -> None:
     html = write_report(make_run(tmp_path, name="a&b<i>")).read_text()
     assert "<script" not in html and "<i>" not in html
@@ -183,7 +193,7 @@ def test_verdict_of_the_result_wins_over_a_judgement_of_the_figures(tmp_path: Pa
         ("pictures/index.json", "{}"),
         ("pictures/index.json", '[{"file": "../config.yaml"}, "x", {"file": "gone.png"}]'),
         ("quarantine.jsonl", '{"sample_id": "a", "reason": "b"}\n{"sam'),
-        ("pictures/m.png", "GIF89a"),
+        ("pictures/m.png", "BM"),
     ],
 )
 def test_broken_files_are_named_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:

@@ -84,13 +84,8 @@ def filmstrip(film: Film, title: str, caption: str) -> Picture:
 
 
 def moving_picture(film: Film, title: str, caption: str) -> Picture:
-    """The film as an animated PNG: browsers play it in the report, anything else shows its first frame."""
-    return Picture(title, _animated(_frames(film), "PNG"), caption)
-
-
-def gif(film: Film) -> bytes:
-    """The film as an animated GIF, for pages that take no animated PNG."""
-    return _animated(_frames(film), "GIF")
+    """The film as an animated GIF, which browsers and most viewers play."""
+    return Picture(title, _animated(_frames(film)), caption)
 
 
 def _when(film: Film, step: int) -> str:
@@ -112,7 +107,7 @@ def _frames(film: Film) -> list[bytes]:
     return found
 
 
-def _animated(frames: Sequence[bytes], kind: str) -> bytes:
+def _animated(frames: Sequence[bytes]) -> bytes:
     from PIL import Image
 
     images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
@@ -121,7 +116,7 @@ def _animated(frames: Sequence[bytes], kind: str) -> bytes:
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     times = [MILLISECONDS] * (len(images) - 1) + [MILLISECONDS * HOLD_LAST]
     buffer = io.BytesIO()
-    images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=times, loop=0)
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
     return buffer.getvalue()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_STARTS = {"png": b"\x89PNG\r\n\x1a\n", "gif": b"GIF89a"}
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -33,8 +35,24 @@ class ProbeTable:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for the report: PNG bytes and a caption."""
+    """A picture for the report.
+
+    Attributes:
+        title: short; the file is named after it.
+        png: a PNG file, or a GIF file of a picture that moves.
+        caption: what to look at.
+    """
 
     title: str
     png: bytes
     caption: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """``.png`` or ``.gif``, by what the file holds."""
+        return f".{picture_format(self.png) or 'png'}"
+
+
+def picture_format(data: bytes) -> str | None:
+    """``png`` or ``gif``; None where the bytes begin as neither."""
+    return next((kind for kind, start in _STARTS.items() if data.startswith(start)), None)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from jepa_core.monitor.loggers import read_metrics, replace_text
 from jepa_core.monitor.verdict import DIVERGING, HEALTHY, PARTIAL, TOTAL, WARMING_UP, judge_history
 from jepa_core.report.figures import Chart, curve_charts, is_trained, probe_chart
+from jepa_core.results import picture_format
 
 QUARANTINE_SHOWN = 50
 
@@ -46,7 +47,8 @@ def write_report(run_dir: Path | str) -> Path:
     """Writes ``report.html`` into a run folder and returns its path.
 
     Reads ``config.yaml``, ``environment.json``, ``metrics.jsonl``, ``quarantine.jsonl``, ``result.json`` and
-    ``pictures/index.json`` with its PNG files, whichever exist; what is absent or broken is named in the report.
+    ``pictures/index.json`` with its PNG and GIF files, whichever exist; what is absent or broken is named in the
+    report.
 
     Raises:
         ValueError: ``run_dir`` is no folder.
@@ -131,13 +133,15 @@ def _picture(run: Run, entry: Any) -> dict[str, str] | None:
     path = (folder / name).resolve()
     # An index may come from elsewhere: it must not pull other files of this machine into a page people send around.
     data = path.read_bytes() if name and path.is_relative_to(folder) and path.is_file() else b""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        run.missing.append((f"pictures/{name}", "the index names it, but it is no PNG file in that folder"))
+    kind = picture_format(data)
+    if kind is None:
+        run.missing.append((f"pictures/{name}", "the index names it, but it is no PNG or GIF file in that folder"))
         return None
     return {
         "title": str(entry.get("title", "")),
         "caption": str(entry.get("caption", "")),
-        "png": base64.b64encode(data).decode(),
+        "format": kind,
+        "data": base64.b64encode(data).decode(),
     }
 
 

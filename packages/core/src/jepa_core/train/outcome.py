@@ -17,13 +17,13 @@ from jepa_core.monitor.verdict import Verdict
 
 
 def write_pictures(run_dir: Path, pictures: Sequence[Picture]) -> None:
-    """``pictures/<nn>-<slug>.png`` and ``pictures/index.json``."""
+    """``pictures/<nn>-<slug>.png`` (``.gif`` of what moves) and ``pictures/index.json``."""
     folder = run_dir / "pictures"
     folder.mkdir(exist_ok=True)
     index = []
     for number, picture in enumerate(pictures, 1):
         slug = re.sub(r"[^a-z0-9]+", "-", picture.title.lower()).strip("-") or "picture"
-        name = f"{number:02d}-{slug}.png"
+        name = f"{number:02d}-{slug}{picture.suffix}"
         (folder / name).write_bytes(picture.png)
         index.append({"file": name, "title": picture.title, "caption": picture.caption})
     (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
