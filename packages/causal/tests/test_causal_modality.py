@@ -17,7 +17,7 @@ from jepa_core.contracts import Batch
 from jepa_core.data.loader import Loader
 from jepa_core.data.sampler import Sampler
 from jepa_core.draw_masks import draw_masks
-from jepa_core.errors import ConfigError
+from jepa_core.errors import ConfigError, DataError
 from jepa_core.evaluation_source import Evaluable
 from jepa_core.plugins import find_recipe, recipes
 from jepa_core.train.optim import check_groups
@@ -162,9 +162,26 @@ def test_impossible_settings_are_one_line(overrides: list[str], message: str) ->
     ("overrides", "message"),
     [
         (["causal.masking.masked_objects=[0,6]"], "masked_objects: expected at most 5, the slots of a step, got 6"),
+        (["data.objects_max=9"], "data.objects_min, data.objects_max, data.repulsion: fewest 2, most 9: expected"),
         (["causal.predictor.released_attention=true", "causal.predictor.heads=5"], "a divisor of the width 64, got 5"),
     ],
 )
 def test_what_only_the_data_tell_is_one_line_too(overrides: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         build_method(configured("quickstart", tmp_path, *overrides), MODALITY)
+
+
+def test_data_that_cannot_be_scored_are_refused_before_training(tmp_path: Path) -> None:
+    config = configured("quickstart", tmp_path)
+    config.data.episodes = 1
+    with pytest.raises(DataError, match="2 or more training episodes of at least the 8 frames .* got 1 of 1"):
+        MODALITY.sources(config)
+    numbers, arrays = np.random.default_rng(0), {}
+    for place, frames in enumerate((20, 20, 20, 5)):  # the last one is held back, and is too short
+        arrays[f"e{place}"] = numbers.standard_normal((frames, 3, 64)).astype(np.float32)
+    np.savez(tmp_path / "slots.npz", **arrays)
+    config.data.slots, config.data.root, config.data.test_episodes = "files", str(tmp_path / "slots.npz"), 1
+    with pytest.raises(DataError, match="1 or more test episodes .* got 0 of 1; .* or set probe.enabled=false"):
+        MODALITY.sources(config)
+    config.probe.enabled = False
+    assert len(MODALITY.sources(config)) == 3 * 13

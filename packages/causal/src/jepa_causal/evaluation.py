@@ -229,10 +229,9 @@ def _note(scores: PositionScores, ready: Prepared, data: EvaluationData) -> str:
     ]
     told = scores.difference((LEFT_IN.format(TRAINED), COUNTERFACTUAL), (TRAINED, COUNTERFACTUAL))
     if told is not None:
-        error = "" if told.stderr is None else f" ± {told.stderr:.3f}"
-        parts.append(
-            f"Being told of the removal lowers the trained predictor's counterfactual error by {told.value:.3f}{error}."
-        )
+        change = f"{abs(told.value):.3f}" + ("" if told.stderr is None else f" ± {told.stderr:.3f}")
+        way = "lowers" if told.value >= 0 else "raises"
+        parts.append(f"Being told of the removal {way} the trained predictor's counterfactual error by {change}.")
     if ready.clips.truth is not None and data.encoder is not None:
         parts.append(
             f"{matched_share(ready.clips.truth):.0%} of the objects have a slot of their own. FG-ARI and mBO score the "

@@ -111,8 +111,11 @@ def _animated(frames: Sequence[bytes]) -> bytes:
     from PIL import Image
 
     images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
-    # One palette for all frames keeps the file small and the colours still.
-    palette = images[-1].quantize(64)
+    # One palette for all frames keeps the file small and the colours still; the first has the history's colours.
+    both = Image.new("RGB", (images[0].width, 2 * images[0].height))
+    both.paste(images[0])
+    both.paste(images[-1], (0, images[0].height))
+    palette = both.quantize(64)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     times = [MILLISECONDS] * (len(images) - 1) + [MILLISECONDS * HOLD_LAST]
     buffer = io.BytesIO()

@@ -10,7 +10,15 @@ import torch
 
 from jepa_causal.build import build_method
 from jepa_causal.settings import CausalRun
-from jepa_causal.sources import cut_of, episodes_of, front_end_of, labelled_windows, slot_shape, training_windows
+from jepa_causal.sources import (
+    check_scored,
+    cut_of,
+    episodes_of,
+    front_end_of,
+    labelled_windows,
+    slot_shape,
+    training_windows,
+)
 from jepa_causal.windows import SlotWindow
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
@@ -30,7 +38,9 @@ class CausalModality:
         return cast(Method, method)
 
     def sources(self, config: CausalRun) -> SampleSource:
-        """Every window of every training episode."""
+        """Every window of every training episode; what cannot be scored at the end is told now."""
+        if config.probe.enabled:
+            check_scored(config)
         return training_windows(config)
 
     def choices(self, config: CausalRun) -> Sequence[tuple[str, str, str]]:
@@ -43,9 +53,9 @@ class CausalModality:
             ("streams", _streams(cut.actions, cut.proprio), "what episodes have and the settings want"),
         ]
         if windows.too_short:
-            rows.append(("too short", f"{windows.too_short} episodes", f"fewer than the {cut.span} frames of a window"))
+            rows.append(("too short", _episodes(windows.too_short), f"fewer than the {cut.span} frames of a window"))
         if found.left_out:
-            rows.append(("left out", f"{len(found.left_out)} episodes", found.left_out[0]))
+            rows.append(("left out", _episodes(len(found.left_out)), found.left_out[0]))
         return rows
 
     def probe(self, config: CausalRun, trained: Method, untrained: Method, device: torch.device) -> ProbeTable | None:
@@ -78,6 +88,10 @@ class CausalModality:
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""
+
+
+def _episodes(count: int) -> str:
+    return "1 episode" if count == 1 else f"{count} episodes"
 
 
 def _streams(actions: bool, proprio: bool) -> str:

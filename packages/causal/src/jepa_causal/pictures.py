@@ -66,7 +66,7 @@ def _draw_masks(states_RKT: NDArray[np.int64]) -> bytes:
         axes = figure.add_subplot(1, count, place + 1)
         edges = np.arange(steps + 1) - 0.5, np.arange(slots + 1) - 0.5
         axes.pcolormesh(*edges, states, cmap=colours, vmin=-0.5, vmax=len(STATES) + 0.5, edgecolors="white", lw=1.2)
-        axes.set(aspect="equal", xticks=(0, steps - 1), yticks=(0, slots - 1), xlabel="step")
+        axes.set(aspect="equal", xticks=sorted({0, steps - 1}), yticks=sorted({0, slots - 1}), xlabel="step")
         axes.set_ylabel("slot" if place == 0 else "")
         axes.invert_yaxis()
         axes.tick_params(length=0, labelsize=8)

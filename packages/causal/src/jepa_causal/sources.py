@@ -17,7 +17,7 @@ from jepa_causal.data import Cut, SlotWindows, action_scale, proprio_scale
 from jepa_causal.encoder import SlotFrontEnd
 from jepa_causal.episodes import Episode
 from jepa_causal.settings import CausalDataSettings, CausalRun
-from jepa_core.errors import DataError
+from jepa_core.errors import ConfigError, DataError
 from jepa_core.evaluation_source import Labelled, Split
 from jepa_core.seeds import sample_seed
 
@@ -92,7 +92,10 @@ def world_of(data: CausalDataSettings) -> Any:
 
     if data.world != "discs":
         return open_world(data.world)
-    return Discs(DiscSettings(fewest=data.objects_min, most=data.objects_max, repulsion=data.repulsion))
+    try:
+        return Discs(DiscSettings(fewest=data.objects_min, most=data.objects_max, repulsion=data.repulsion))
+    except ValueError as error:
+        raise ConfigError(f"data.objects_min, data.objects_max, data.repulsion: {error}") from None
 
 
 def _recorded(data: CausalDataSettings, split: str, count: int) -> Iterator[Episode]:
@@ -203,7 +206,7 @@ def _of_files(data: CausalDataSettings) -> EpisodeSplits:
     if data.test_episodes >= len(found.episodes):
         raise DataError(
             f"data.test_episodes: expected fewer than the {len(found.episodes)} usable episodes of {data.root}, got "
-            f"{data.test_episodes}"
+            f"{data.test_episodes}; 0 holds back none"
         )
     split = len(found.episodes) - data.test_episodes
     train, test = tuple(found.episodes[:split]), tuple(found.episodes[split:])
@@ -225,6 +228,24 @@ def cut_of(config: CausalRun) -> Cut:
         actions=causal.actions == "auto" and first.actions is not None,
         proprio=causal.proprio == "auto" and first.proprio is not None,
     )
+
+
+def check_scored(config: CausalRun) -> None:
+    """Refuses data that a run could train on and, at its end, not be scored on; nothing to say where none is held back.
+
+    Raises:
+        DataError: fewer than two training episodes, or no test episode, that are as long as a window.
+    """
+    found, span = episodes_of(config), cut_of(config).span
+    if not found.test:
+        return
+    for name, episodes, least in (("training", found.train, 2), ("test", found.test, 1)):
+        enough = sum(episode.steps >= span for episode in episodes)
+        if enough < least:
+            raise DataError(
+                f"probe: expected {least} or more {name} episodes of at least the {span} frames of a window, got "
+                f"{enough} of {len(episodes)}; give more or longer ones, or set probe.enabled=false"
+            )
 
 
 def training_windows(config: CausalRun) -> SlotWindows:

@@ -92,6 +92,8 @@ class NpzFile:
 
 
 def _open_npz(path: Path) -> Any:
+    if path.is_file() and not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
+        raise DataError(f"{path}: expected a file of numpy.savez, got another or a part of one; write it again")
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
