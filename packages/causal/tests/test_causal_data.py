@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,27 @@ def test_learned_slots_are_trained_once_and_found_again(tmp_path: Path, capsys: 
     assert cut_of(config).presence == "all" and training_windows(config).load(0, 0).present is None
     batch = training_windows(config).collate([training_windows(config).load(0, 0)])
     assert batch.present is None and batch.slots.dtype == torch.float32
+
+
+def test_a_slot_encoder_of_other_code_or_weights_is_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"slots": "learned", "root": str(tmp_path), "slot_steps": 2, "slot_width": 8, "episodes": 4}
+    first = episodes_of(run(**changes)).train[0].slots
+    (config,) = tmp_path.glob("*/config.json")
+    kept = json.loads(config.read_text())
+
+    def again(reason: str) -> None:
+        sources._known.clear()
+        found = episodes_of(run(**changes))
+        lines = [line for line in capsys.readouterr().out.splitlines() if "is not used" in line]
+        assert len(lines) == 1 and reason in lines[0] and "trained for this run" in found.note
+        assert first is not None and np.array_equal(first, found.train[0].slots)
+
+    capsys.readouterr()
+    config.write_text(json.dumps(kept | {"model": kept["model"] | {"width": 12}}))
+    again("weights of another model")
+    config.write_text(json.dumps(kept | {"trained_from": kept["trained_from"] | {"code": "older"}}))
+    again("trained from other code")
+    config.write_text(json.dumps({name: value for name, value in kept.items() if name != "trained_from"}))
+    again("does not say what it was trained from")

@@ -275,7 +275,7 @@ def test_clips_are_runs_of_frames_from_all_over_the_episodes() -> None:
     episodes = [
         Episode(str(i), frames=np.arange(9, dtype=np.uint8)[:, None, None, None].repeat(3, 3)) for i in range(5)
     ]
-    settings = SlotTraining(SMALL, batch_size=64, clip_frames=3)
+    settings = SlotTraining(SMALL, batch_size=64, clip_frames=3, single_share=0)
     clips = draw_clips(episodes, settings, 0, 1)
     starts = clips.frames[:, :, 0, 0, 0]
     assert clips.frames.shape == (64, 3, 1, 1, 3) and (starts.long().diff(dim=1) == 1).all()

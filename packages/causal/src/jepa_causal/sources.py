@@ -132,13 +132,13 @@ def _learned(config: CausalRun, train: tuple[Episode, ...], test: tuple[Episode,
 
     folder = slot_folder(config)
 
-    def made() -> str:
-        found = "" if (folder / "config.json").is_file() else _train_encoder(config, train, folder)
+    def made() -> bool:
+        trained = _train_where_needed(config, train, folder)
         model = load_encoder(folder)
         for split, episodes in (("train", train), ("test", test)):
             if episodes:
                 cached_slots(model, episodes, folder, split)
-        return found
+        return trained
 
     trained = Control().first(made)
     model = load_encoder(folder)
@@ -150,15 +150,22 @@ def _learned(config: CausalRun, train: tuple[Episode, ...], test: tuple[Episode,
     return EpisodeSplits(with_slots[0], with_slots[1], note)
 
 
-def _train_encoder(config: CausalRun, train: tuple[Episode, ...], folder: Path) -> str:
-    """Trains and keeps the slot encoder; returns the device it was trained on."""
+def _train_where_needed(config: CausalRun, train: tuple[Episode, ...], folder: Path) -> bool:
+    """Trains and keeps the slot encoder where the folder has none, or one of other origin; whether it did."""
+    from jepa_causal.slots.kept import origin, why_not
     from jepa_causal.slots.storage import save_encoder
     from jepa_causal.slots.training import train_slots
 
+    plan, seed = slot_training(config.data), config.data.seed
+    wanted = origin(plan, train, seed)
+    reason = why_not(folder, wanted)
+    if reason is None:
+        return False
+    if reason:
+        _tell(f"slots: the encoder in {folder} is not used, another is trained: {reason}")
     device = "cuda" if config.trainer.device != "cpu" and torch.cuda.is_available() else "cpu"
-    model = train_slots(train, slot_training(config.data), device, config.data.seed, _tell)
-    save_encoder(model, folder)
-    return device
+    save_encoder(train_slots(train, plan, device, seed, _tell), folder, wanted)
+    return True
 
 
 def slot_training(data: CausalDataSettings) -> SlotTraining:

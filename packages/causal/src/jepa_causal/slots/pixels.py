@@ -30,7 +30,8 @@ class SlotSettings:
         channels: of the convolutions.
         iterations: rounds of slot attention, in a video those of its first frame.
         later_iterations: of the further frames of a video.
-        start: ``learned`` or ``gaussian``, see :class:`jepa_causal.slots.attention.SlotAttention`.
+        start: ``learned`` or ``gaussian``, see :class:`jepa_causal.slots.attention.SlotAttention`. Learned starts come
+            to stand for regions of the picture, which suits frames alone; in a video an object then changes its slot.
         noise: of a learned start in training.
         predictor: from frame to frame in a video, ``attention`` or ``mlp``.
         heads: of that attention.
@@ -46,7 +47,7 @@ class SlotSettings:
     channels: int = 32
     iterations: int = 3
     later_iterations: int = 2
-    start: Start = "learned"
+    start: Start = "gaussian"
     noise: float = 0.1
     predictor: Transition = "mlp"
     heads: int = 4

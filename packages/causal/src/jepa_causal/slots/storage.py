@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,15 @@ from jepa_core.weights.folders import CONFIG, WEIGHTS, read_json, read_tensors, 
 FORMAT, FORMAT_VERSION = "jepakit-slots", 1
 
 
-def save_encoder(model: SlotAutoencoder, folder: str | os.PathLike[str]) -> None:
+def save_encoder(
+    model: SlotAutoencoder, folder: str | os.PathLike[str], trained_from: Mapping[str, str] | None = None
+) -> None:
     """Writes ``config.json`` (settings, format version, the weights' SHA-256) and ``model.safetensors``.
+
+    Args:
+        model: in any mode, on any device.
+        folder: made where there is none.
+        trained_from: of :func:`jepa_causal.slots.kept.origin`, for a folder that is looked into again.
 
     Raises:
         ValueError: the folder cannot be written to.
@@ -33,7 +40,7 @@ def save_encoder(model: SlotAutoencoder, folder: str | os.PathLike[str]) -> None
     write_tensors(place, model.state_dict())
     # Last, so that an interrupted writing is told by its checksum.
     facts = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sha256(place / WEIGHTS)}
-    write_json(place / CONFIG, facts | {"model": asdict(model.settings)})
+    write_json(place / CONFIG, facts | {"trained_from": dict(trained_from or {}), "model": asdict(model.settings)})
 
 
 def load_encoder(folder: str | os.PathLike[str]) -> SlotAutoencoder:

@@ -31,18 +31,21 @@ class SlotTraining:
         clip_frames: frames of a clip that follow each other; an image model gains nothing from more than 1.
         single_share: of the steps, the first ones, that train on single frames, as many as the clips have in all: a
             video model finds objects first and learns to keep them afterwards.
-        lr: peak of Adam's learning rate.
-        warmup: steps of linear warm-up; a cosine to 0 follows.
+        lr: peak of Adam's learning rate on single frames.
+        clip_lr: its peak on clips.
+        warmup: steps of linear warm-up on single frames, and again on clips, each time a fifth of these steps at most;
+            a cosine to 0 follows.
         clip_norm: largest norm of a gradient.
         log_every: steps between lines of progress, and between looks at whether the loss is finite.
     """
 
     model: SlotSettings = field(default_factory=SlotSettings)
-    steps: int = 1500
+    steps: int = 900
     batch_size: int = 24
     clip_frames: int = 1
-    single_share: float = 0.0
+    single_share: float = 1.0
     lr: float = 2e-3
+    clip_lr: float = 5e-4
     warmup: int = 100
     clip_norm: float = 0.5
     log_every: int = 100
@@ -55,13 +58,28 @@ class SlotTraining:
             raise ValueError(f"warmup: expected 0 to steps={self.steps}, got {self.warmup}")
         if not 0 <= self.single_share <= 1:
             raise ValueError(f"single_share: expected a share from 0 to 1, got {self.single_share}")
-        if not (self.lr > 0 and self.clip_norm > 0):
-            raise ValueError(f"lr, clip_norm: expected numbers above 0, got {self.lr} and {self.clip_norm}")
+        for key in ("lr", "clip_lr", "clip_norm"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}: expected a number above 0, got {getattr(self, key)}")
+
+    @property
+    def single_steps(self) -> int:
+        """The first steps, on single frames."""
+        return round(self.single_share * self.steps)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, from 1 to ``steps``."""
+        before, total, peak = 0, self.single_steps, self.lr
+        if step > total:
+            # A schedule of its own: what single frames taught has settled before clips begin.
+            before, total, peak = total, self.steps - total, self.clip_lr
+        return warmup_cosine(step - before, total, peak, 0.0, 0.0, min(self.warmup, total // 5))
 
 
 def video_training(model: SlotSettings | None = None) -> SlotTraining:
-    """The same for a video model: first on single frames, then on clips."""
-    return SlotTraining(model or SlotSettings(mode="video"), batch_size=8, clip_frames=4, single_share=0.6)
+    """The same for a video model: the steps of an image model on single frames, then a quarter as many on clips."""
+    chosen = model or SlotSettings(mode="video")
+    return SlotTraining(chosen, steps=1125, batch_size=6, clip_frames=4, single_share=0.8)
 
 
 def train_slots(
@@ -70,6 +88,7 @@ def train_slots(
     device: torch.device | str = "cpu",
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    after_step: Callable[[int, SlotAutoencoder], None] | None = None,
 ) -> SlotAutoencoder:
     """A trained autoencoder, in eval mode, on ``device``.
 
@@ -81,6 +100,7 @@ def train_slots(
         device: to train on.
         seed: of weights, clips and noise.
         progress: is given a line now and then.
+        after_step: is given each step, from 1, and the model as it then is.
 
     Raises:
         DataError: no episodes, or one without enough frames.
@@ -96,9 +116,10 @@ def train_slots(
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     total, started = torch.zeros((), device=device), time.monotonic()
     for step in range(1, settings.steps + 1):
-        rate = warmup_cosine(step, settings.steps, settings.lr, 0.0, 0.0, settings.warmup)
-        optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = settings.rate(step)
         total += _step(model, optimizer, draw_clips(episodes, settings, seed, step), settings.clip_norm)
+        if after_step is not None:
+            after_step(step, model)
         if step % settings.log_every == 0 or step == settings.steps:
             since = (step - 1) % settings.log_every + 1
             _report(step, settings.steps, float(total) / since, time.monotonic() - started, progress)
@@ -143,7 +164,7 @@ def draw_clips(episodes: Sequence[Episode], settings: SlotTraining, seed: int, s
     """The clips of one step; a function of ``seed`` and ``step`` alone."""
     key = torch.tensor([sample_seed(seed, step, "clips")])
     count, length = settings.batch_size, settings.clip_frames
-    if step <= settings.single_share * settings.steps:
+    if step <= settings.single_steps:
         count, length = count * length, 1
     chosen = (uniform(key, count, _EPISODE_STREAM)[0].double() * len(episodes)).long().tolist()
     shares = uniform(key, count, _START_STREAM)[0].tolist()
