@@ -84,6 +84,7 @@ def kill_after_a_checkpoint(runs: Path, name: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE_S)
 def test_killed_run_ends_as_the_unbroken_one(tmp_path: Path) -> None:
     saved = kill_after_a_checkpoint(tmp_path, "killed")
     steps = saved + 3 * EVERY
