@@ -33,6 +33,7 @@ SMALL = [
     "data.test_episodes=100",
     "data.workers=0",
     "causal.history=3",
+    "causal.masking.kind=object",
     "trainer.device=cpu",
 ]
 # Without masks the future has to be learned; that a hidden object is near its anchor shows after a few steps.

@@ -34,7 +34,7 @@ class CausalDataSettings(DataSettings):
         slot_count: slots of ``learned``, None = ``objects_max`` and one for the background; of ``files`` it is needed
             where a Parquet file has them in one flat list.
         slot_mode: ``learned``: ``image`` (each frame by itself) or ``video`` (slots keep their object over time).
-        slot_steps: optimiser steps of the slot encoder.
+        slot_steps: optimiser steps of the slot encoder; of a ``video`` one the last fifth on clips.
         frame_size: pixels along a side of the frames that it sees.
     """
 
@@ -51,7 +51,7 @@ class CausalDataSettings(DataSettings):
     slot_width: int = 64
     slot_count: int | None = None
     slot_mode: Literal["image", "video"] = "video"
-    slot_steps: int = 900
+    slot_steps: int = 1125
     frame_size: int = 16
 
 
