@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepa_core.compare import cca, cka, neighbours, predictivity, procrustes, retrieval, rsa, spectra
+from jepa_core.compare import canonical, cka, lookup, neighbours, predictivity, rdm, rotation, spectra
 from jepa_core.compare.intervals import jackknife_se
 from jepa_core.compare.significance import summarise
 from jepa_core.compare.streaming import StreamingCKA
@@ -61,7 +61,7 @@ def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def squared(x: np.ndarray, y: np.ndarray) -> float:
-    return cca.mean_squared_correlation(cca.basis(x), cca.basis(y))
+    return canonical.mean_squared_correlation(canonical.basis(x), canonical.basis(y))
 
 
 SCALARS = {
@@ -80,20 +80,20 @@ SCALARS = {
     "mutual_knn_5_centered": lambda x, y: neighbours.mutual_knn_centred(x, y, 5),
     "mutual_knn_10": lambda x, y: neighbours.mutual_knn(x, y, 10),
     "cknna_10": lambda x, y: neighbours.cknna(x, y, 10),
-    "rsa_correlation_spearman": lambda x, y: rsa.rsa(x, y, "correlation"),
-    "rsa_euclidean_spearman": rsa.rsa,
-    "rsa_cosine_pearson": lambda x, y: rsa.rsa(x, y, "cosine", "pearson"),
-    "rsa_euclidean_kendall": lambda x, y: rsa.rsa(x, y, "euclidean", "kendall"),
-    "cca_mean_rho": cca.cca,
+    "rsa_correlation_spearman": lambda x, y: rdm.rsa(x, y, "correlation"),
+    "rsa_euclidean_spearman": rdm.rsa,
+    "rsa_cosine_pearson": lambda x, y: rdm.rsa(x, y, "cosine", "pearson"),
+    "rsa_euclidean_kendall": lambda x, y: rdm.rsa(x, y, "euclidean", "kendall"),
+    "cca_mean_rho": canonical.cca,
     "cca_mean_rho2": squared,
-    "pwcca_X": cca.pwcca,
-    "svcca_099": cca.svcca,
-    "procrustes_nuclear": procrustes.procrustes,
-    "procrustes_sq_distance": procrustes.procrustes_squared_distance,
-    "procrustes_angle_rad": procrustes.procrustes_angle,
+    "pwcca_X": canonical.pwcca,
+    "svcca_099": canonical.svcca,
+    "procrustes_nuclear": rotation.procrustes,
+    "procrustes_sq_distance": rotation.procrustes_squared_distance,
+    "procrustes_angle_rad": rotation.procrustes_angle,
     "ridge_cv4_r2_X_to": predictivity.ridge_r2,
     "ridge_cv4_r2_from_to_X": lambda x, y: predictivity.ridge_r2(y, x),
-    "class_rsa_8": lambda x, y: rsa.class_rsa(x, y, (np.arange(32) % 8).tolist(), (np.arange(32) % 8).tolist()),
+    "class_rsa_8": lambda x, y: rdm.class_rsa(x, y, (np.arange(32) % 8).tolist(), (np.arange(32) % 8).tolist()),
     "spectral_tv": spectra.spectral_distance,
 }
 ONE_TABLE = {
@@ -124,13 +124,13 @@ def test_figures_of_one_table(name: str) -> None:
 @pytest.mark.parametrize("pair", OTHER)
 def test_lists_of_numbers(pair: str) -> None:
     other, golden = OTHER[pair], GOLDEN[pair]
-    np.testing.assert_allclose(cca.canonical_correlations(X, other), golden["canonical_correlations"], rtol=1e-9)
-    assert [cca.truncated_basis(t).rows.shape[1] for t in (X, other)] == golden["svcca_kept"]
+    np.testing.assert_allclose(canonical.canonical_correlations(X, other), golden["canonical_correlations"], rtol=1e-9)
+    assert [canonical.truncated_basis(t).rows.shape[1] for t in (X, other)] == golden["svcca_kept"]
     even, odd = np.arange(0, 32, 2), np.arange(1, 32, 2)
-    fitted = retrieval.fit_procrustes(X[even], other[even])
-    turned = retrieval.figures(retrieval.ranks(retrieval.similarities(fitted, X[odd], other[odd])))
+    fitted = lookup.fit_procrustes(X[even], other[even])
+    turned = lookup.figures(lookup.ranks(lookup.similarities(fitted, X[odd], other[odd])))
     for name, found in (
-        ("retrieval_ridge", retrieval.retrieval(X, other, even, odd, 1.0)),
+        ("retrieval_ridge", lookup.retrieval(X, other, even, odd, 1.0)),
         ("retrieval_procrustes", turned),
     ):
         for key in ("R@1", "R@5", "MedR", "MRR"):

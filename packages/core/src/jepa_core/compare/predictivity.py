@@ -58,8 +58,10 @@ def _ridge_weights(train: Array, test: Array, penalty: float) -> Array:
     """What each training row counts in each prediction, ``[test, train]``; in whichever space is smaller."""
     rows, width = train.shape
     if width <= rows:
-        return test @ np.linalg.solve(train.T @ train + penalty * np.eye(width), train.T)
-    return np.linalg.solve(train @ train.T + penalty * np.eye(rows), train @ test.T).T
+        found = test @ np.linalg.solve(train.T @ train + penalty * np.eye(width), train.T)
+    else:
+        found = np.linalg.solve(train @ train.T + penalty * np.eye(rows), train @ test.T).T
+    return np.asarray(found, np.float64)
 
 
 def gram(y: Array) -> Array:

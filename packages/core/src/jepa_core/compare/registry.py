@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jepa_core.checks import hint
-from jepa_core.compare import cca, cka, neighbours, predictivity, procrustes, rsa, streaming
+from jepa_core.compare import canonical, cka, neighbours, predictivity, rdm, rotation, streaming
 from jepa_core.compare.arrays import Array, centred
 from jepa_core.compare.groups import Codes
 from jepa_core.errors import ConfigError
@@ -124,7 +124,7 @@ def _centred_lists(x: Array, tuning: Tuning) -> neighbours.Lists:
 
 
 def _rsa_side(metric: str, correlation: str) -> Callable[[Array, Tuning], Array]:
-    return lambda x, tuning: rsa.side(x, metric, correlation)
+    return lambda x, tuning: rdm.side(x, metric, correlation)
 
 
 def _operators(x: Array, tuning: Tuning) -> predictivity.Operators:
@@ -132,8 +132,8 @@ def _operators(x: Array, tuning: Tuning) -> predictivity.Operators:
     return predictivity.operators(x, fold, predictivity.PENALTY * predictivity.mean_eigenvalue(x))
 
 
-def _check_cca(left: cca.Basis, right: cca.Basis, tuning: Tuning) -> None:
-    cca.check_saturation(left, right, tuning.ridge)
+def _check_cca(left: canonical.Basis, right: canonical.Basis, tuning: Tuning) -> None:
+    canonical.check_saturation(left, right, tuning.ridge)
 
 
 def _reorder_features(side: tuple[Array, Array, float], order: Codes) -> tuple[Array, Array, float]:
@@ -159,8 +159,8 @@ _KNN: dict[str, Any] = {
 _DEBIASED: dict[str, Any] = {"chance": _zero, "chance_text": "0", "least_n": 8, "lowest": -1.0}
 _RSA: dict[str, Any] = {**_MATRIX, **_DEBIASED}
 _CCA: dict[str, Any] = {
-    "reorder": cca.reorder,
-    "score": cca.mean_correlation,
+    "reorder": canonical.reorder,
+    "score": canonical.mean_correlation,
     "chance": _unknown,
     "chance_text": "mean square max(p, q) / (n - 1)",
     "least_n": 8,
@@ -278,12 +278,12 @@ _ALL = (
         _rsa_side("euclidean", "kendall"),
         estimator="Euclidean distances, Kendall tau-b",
         invariances=(*ORTHOGONAL, SHIFT),
-        **{**_RSA, "score": rsa.kendall},
+        **{**_RSA, "score": rdm.kendall},
     ),
     _same(
         "cca",
         "CCA",
-        lambda x, tuning: cca.basis(x, tuning.ridge),
+        lambda x, tuning: canonical.basis(x, tuning.ridge),
         estimator="mean canonical correlation",
         invariances=("invertible linear maps (without a ridge)", SHIFT),
         **_CCA,
@@ -291,15 +291,20 @@ _ALL = (
     _same(
         "cca_squared",
         "CCA, squared",
-        lambda x, tuning: cca.basis(x, tuning.ridge),
+        lambda x, tuning: canonical.basis(x, tuning.ridge),
         estimator="mean squared canonical correlation",
         invariances=("invertible linear maps (without a ridge)", SHIFT),
-        **{**_CCA, "score": cca.mean_squared_correlation, "chance": _cca_chance, "chance_text": "max(p, q) / (n - 1)"},
+        **{
+            **_CCA,
+            "score": canonical.mean_squared_correlation,
+            "chance": _cca_chance,
+            "chance_text": "max(p, q) / (n - 1)",
+        },
     ),
     _same(
         "svcca",
         "SVCCA",
-        lambda x, tuning: cca.truncated_basis(x, tuning.ridge),
+        lambda x, tuning: canonical.truncated_basis(x, tuning.ridge),
         estimator="mean canonical correlation of 99 % of the squared singular values",
         invariances=(*ORTHOGONAL, SHIFT),
         **_CCA,
@@ -307,18 +312,18 @@ _ALL = (
     _same(
         "pwcca",
         "PWCCA",
-        lambda x, tuning: cca.basis(x, tuning.ridge),
+        lambda x, tuning: canonical.basis(x, tuning.ridge),
         estimator="canonical correlations weighed by the first table",
         invariances=(*ORTHOGONAL, SHIFT),
         symmetric=False,
-        **{**_CCA, "score": cca.weighted_correlation},
+        **{**_CCA, "score": canonical.weighted_correlation},
     ),
     _same(
         "procrustes",
         "Procrustes",
-        lambda x, tuning: procrustes.side(x),
+        lambda x, tuning: rotation.side(x),
         reorder=lambda side, order: side[order],
-        score=procrustes.score,
+        score=rotation.score,
         estimator="nuclear norm of X'Y of centred tables of norm 1",
         invariances=(*ORTHOGONAL, SHIFT),
         chance=_unknown,

@@ -40,12 +40,18 @@ class Null:
     count: int
 
 
+def no_null() -> Null:
+    """Where rows are not exchangeable, or a value does not exist."""
+    nan = math.nan
+    return Null(nan, nan, nan, nan, nan, nan, nan, nan, 0)
+
+
 def summarise(observed: float, null: Array, alpha: float, highest: float) -> Null:
     """What a permutation null says of a value; everything is NaN where the value is."""
     null = np.asarray(null, np.float64)
     count = len(null)
     if not (math.isfinite(observed) and np.isfinite(null).all()):
-        return Null(*[math.nan] * 8, count)
+        return no_null()
     # Equal values may differ in the last digit, by the order of their sums: they count as reached.
     reached = int((null >= observed - 1e-12 * max(1.0, abs(observed))).sum())
     place = math.ceil((1 - alpha) * (count + 1) - 1e-9)

@@ -12,19 +12,20 @@ from jepa_core.compare.arrays import Array, as_table, centred
 MEANING = "A similar spectrum is a similar shape, never similar content."
 
 
-def _rank(values: Array) -> float:
+def _rank(x: Array) -> float:
+    values = np.linalg.svd(x, compute_uv=False)
     shares = values / values.sum() + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def rankme(x: Array) -> float:
     """RankMe: the exponential of the entropy of singular values of uncentred rows."""
-    return _rank(np.linalg.svd(as_table("rankme", x), compute_uv=False))
+    return _rank(as_table("rankme", x))
 
 
 def rankme_centred(x: Array) -> float:
     """RankMe of centred rows."""
-    return _rank(np.linalg.svd(centred(as_table("rankme", x)), compute_uv=False))
+    return _rank(centred(as_table("rankme", x)))
 
 
 def spectrum(x: Array) -> Array:
