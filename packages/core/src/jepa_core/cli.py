@@ -285,7 +285,9 @@ def compare(arguments: Sequence[str]) -> int:
         "a.key=value and b.key=value are settings of a run"
     )
     if {"-h", "--help"} & set(arguments):
-        _show(_compare_page(usage))
+        from jepa_core.compare.verb import keys_page
+
+        _show(f"usage: {usage}\n{keys_page()}")
         return 0
     from jepa_core.compare.verb import read_arguments, run_comparison
 
@@ -295,18 +297,6 @@ def compare(arguments: Sequence[str]) -> int:
         print(f"jepa: {text}", file=sys.stderr)
     _show("\n".join(part for part in (found.table() if found.scores else "", found.verdict()[1], str(page)) if part))
     return 0
-
-
-def _compare_page(usage: str) -> str:
-    from dataclasses import fields
-
-    from jepa_core.compare.options import Options
-    from jepa_core.compare.registry import NAMES
-
-    held = [(field.name, field.default) for field in fields(Options)]
-    shown = [(name, ",".join(value) if isinstance(value, tuple) else str(value)) for name, value in held]
-    lines = [f"  {name}={value}" for name, value in shown]
-    return "\n".join([f"usage: {usage}", "keys and defaults:", *lines, f"measures: {', '.join(NAMES)}"])
 
 
 def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:

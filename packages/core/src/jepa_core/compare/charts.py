@@ -27,7 +27,7 @@ def score_chart(scores: Sequence[Score]) -> Chart | None:
             axes.plot([score.ci_low, score.ci_high], [place] * 2, color=colour, linewidth=2)
         axes.plot([score.value], [place], color=colour, marker="o", markersize=7)
     axes.set_yticks(range(len(shown)))
-    axes.set_yticklabels([score_name(score) for score in reversed(shown)], parse_math=False)
+    axes.set_yticklabels([score_name(score).replace("->", "→") for score in reversed(shown)], parse_math=False)
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(True, axis="x", color=MUTED, alpha=0.25, linewidth=0.8)

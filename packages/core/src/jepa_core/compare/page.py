@@ -55,7 +55,7 @@ def _page_chart(chart: Chart) -> dict[str, Any]:
 def _row(score: Any) -> dict[str, Any]:
     expected = score.null_mean if math.isfinite(score.null_mean) else score.chance
     return {
-        "name": score_name(score),
+        "name": score_name(score).replace("->", "→"),
         "above": math.isfinite(score.p_value) and score.value > score.tau,
         "value": figure(score.value),
         "interval": interval_text(score),

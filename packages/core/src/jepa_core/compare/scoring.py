@@ -238,9 +238,9 @@ def score_retrieval(
     fitted = _fit(x[train], y[train], plan.on(train), mapping)
     near = lookup.similarities(fitted, x[test], y[test], mapping.csls)
     tested = plan.on(test)
-    limits = _limits([], plan)
+    limits = _limits([], tested)
     found = lookup.ranks(near, codes=tested.codes)
-    drawn = orders(len(test), plan.permutations, plan.seed, tested.codes) if plan.testable() else iter(())
+    drawn = orders(len(test), plan.permutations, plan.seed, tested.codes) if tested.testable() else iter(())
     null = [lookup.ranks(near, order, tested.codes) for order in drawn]
     shape = Shape(len(test), x.shape[1], y.shape[1])
     how = f"{fitted.name}, fitted on {len(train)} samples" + (f", CSLS {mapping.csls}" if mapping.csls else "")
@@ -256,8 +256,9 @@ def score_retrieval(
         chance = None if tested.codes is not None else lookup.chance(name, len(test))
         details = Details(f"retrieval_{name}", f"Retrieval {name}", direction, how, label, limits, chance)
         scores.append(make_score(details, value, summary, interval(value, se, 0.0, 1.0), shape, tested))
-    median = {f"MedR {direction}": float(np.median(found)), "MedR by chance": lookup.chance("MedR", len(test))}
-    return scores, median
+    median = {f"MedR {direction}": float(np.median(found))}
+    by_chance = {} if tested.codes is not None else {"MedR by chance": lookup.chance("MedR", len(test))}
+    return scores, median | by_chance
 
 
 def _fit(x: Array, y: Array, plan: Plan, mapping: Mapping) -> lookup.LinearMap:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from jepa_core.compare.inputs import SUFFIXES
 from jepa_core.compare.options import Options, parse
+from jepa_core.compare.registry import NAMES
 from jepa_core.compare.result import Comparison
 from jepa_core.errors import ConfigError
 
@@ -66,6 +67,14 @@ def read_arguments(arguments: Sequence[str], usage: str) -> Request:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out: expected a folder, got the file {out}")
     return Request((sources[0], sources[1]), out, parse(given), (pictures[0], pictures[1]), embedding, settings)
+
+
+def keys_page() -> str:
+    """The keys of a comparison with their defaults, and the names of the measures."""
+    held = [(field.name, field.default) for field in fields(Options)]
+    shown = [(name, ",".join(value) if isinstance(value, tuple) else value) for name, value in held]
+    lines = [f"  {name}={value}" for name, value in shown]
+    return "\n".join(["keys and defaults:", *lines, f"measures: {', '.join(NAMES)}"])
 
 
 def _folder(key: str, text: str | None) -> Path | None:
