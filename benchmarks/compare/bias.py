@@ -33,12 +33,15 @@ def main() -> None:
             values.append(measure(x, y))
     theory = {"debiased CKA": 0.0, "biased CKA": d / (n + d), "mutual kNN, k = 10": 10 / (n - 1)}
     lines = [
-        f"| {name} | {theory[name]:.4f} | {np.mean(v):.4f} | {np.std(v, ddof=1):.4f} | {np.min(v):.4f} | {np.max(v):.4f} |"
+        f"| {name} | "
+        + " | ".join(f"{x:.4f}" for x in (theory[name], np.mean(v), np.std(v, ddof=1), np.min(v), np.max(v)))
+        + " |"
         for name, v in found.items()
     ]
     text = f"""# Independent data
 
-`python benchmarks/compare/bias.py --draws {chosen.draws} --rows {n} --width {d}`, {time.perf_counter() - started:.0f} s, numpy {np.__version__}.
+`python benchmarks/compare/bias.py --draws {chosen.draws} --rows {n} --width {d}`,
+{time.perf_counter() - started:.0f} s on a shared core, numpy {np.__version__}.
 {chosen.draws} pairs of independent Gaussian tables, n = {n}, d = {d}.
 
 | measure | by theory | mean | standard deviation | lowest | highest |

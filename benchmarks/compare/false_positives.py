@@ -73,8 +73,9 @@ def main() -> None:
     text = f"""# False positives of the permutation test
 
 `python benchmarks/compare/false_positives.py --pairs {chosen.pairs} --permutations {chosen.permutations}`,
-{time.perf_counter() - started:.0f} s, numpy {np.__version__}. Share of independent pairs with p <= {ALPHA}; one standard error of
-5 % over {chosen.pairs} pairs is {error:.1f} %. Rows: {ROWS} Gaussian rows. Walks: {GROUPS} random walks of {LENGTH} rows. Widths {WIDTHS[0]} and {WIDTHS[1]}.
+{time.perf_counter() - started:.0f} s on a shared core, numpy {np.__version__}. Share of independent pairs with
+p <= {ALPHA}; one standard error of 5 % over {chosen.pairs} pairs is {error:.1f} %. Rows: {ROWS} Gaussian rows. Walks:
+{GROUPS} random walks of {LENGTH} rows. Widths {WIDTHS[0]} and {WIDTHS[1]}.
 
 | data | pairs | {" | ".join(MEASURED)} |
 |---|---|{"---|" * len(MEASURED)}

@@ -81,8 +81,9 @@ def main() -> None:
     load = os.getloadavg()[0]
     text = f"""# Large tables
 
-`python benchmarks/compare/scale.py --rows {chosen.rows} --threads {chosen.threads}`, {os.cpu_count()} cores, load {load:.1f} when it ended,
-numpy {np.__version__}. {chosen.rows} x {WIDTHS[0]} against {chosen.rows} x {WIDTHS[1]} float32 from Parquet (zstd), joined on `sample_id`.
+`python benchmarks/compare/scale.py --rows {chosen.rows} --threads {chosen.threads}`, {os.cpu_count()} cores,
+load {load:.1f} when it ended, numpy {np.__version__}. {chosen.rows} x {WIDTHS[0]} against {chosen.rows} x {WIDTHS[1]}
+float32 from Parquet (zstd), joined on `sample_id`.
 
 | measures | seconds | CPU seconds | peak memory, GB | result |
 |---|---|---|---|---|

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from jepa_core.checks import hint
 from jepa_core.errors import DataError
 
-# pyarrow takes a third of a second to import, so what needs it imports it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# pyarrow takes a third of a second to import and torch seconds and 300 MB, so what needs them imports them.
 
 PREFIX = "jepakit."
 """Before each of our keys in a file's metadata, so that other programs' keys can stand beside them."""
@@ -83,6 +84,8 @@ class EmbeddingTable:
 
     def tensor(self) -> Tensor:
         """The vectors, float32 ``[R, D]``; they share the table's memory."""
+        import torch
+
         return torch.from_numpy(self.vectors)
 
     def classes(self) -> tuple[Tensor, tuple[str | int, ...]]:
@@ -91,6 +94,8 @@ class EmbeddingTable:
         Raises:
             ValueError: a row has no label.
         """
+        import torch
+
         if self.label is None or any(value is None for value in self.label):
             raise ValueError(f"{self.origin}: expected a label in every row, got rows without; select those that have")
         names = sorted(set(self.label.tolist()))
@@ -99,6 +104,8 @@ class EmbeddingTable:
 
     def group_numbers(self) -> Tensor | None:
         """Groups as numbers, int64 ``[R]``; a row without a group is one of its own. None where no row has one."""
+        import torch
+
         if self.group is None or all(value is None for value in self.group):
             return None
         names = [f"sample {self.sample_id[k]}" if v is None else f"group {v}" for k, v in enumerate(self.group)]
