@@ -71,7 +71,8 @@ def write() -> None:
             lines.append(f"| {words} | {held['pairs']} | {' | '.join(cells)} |")
     text = f"""# False positives of the permutation test
 
-`python benchmarks/compare/false_positives.py --kind rows|walks|walks_by_rows`, 199 permutations, numpy {np.__version__}.
+`python benchmarks/compare/false_positives.py --kind rows|walks|walks_by_rows`,
+199 permutations, numpy {np.__version__}.
 Share of independent pairs with p <= {ALPHA}; one standard error of 5 % over 1000 pairs is 0.7 %.
 Rows: {ROWS} Gaussian rows. Walks: {GROUPS} random walks of {LENGTH} rows. Widths {WIDTHS[0]} and {WIDTHS[1]}.
 An empty cell was not measured.
