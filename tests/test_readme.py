@@ -47,7 +47,7 @@ def test_verbs_are_those_of_the_command(readme: str) -> None:
     assert set(re.findall(r"^jepa (\w+)", readme, re.M)) == set(VERBS)
 
 
-@pytest.mark.parametrize("page", ["audio", "causal", "vision", "lidar", "decisions"])
+@pytest.mark.parametrize("page", ["audio", "causal", "compare", "vision", "lidar", "decisions"])
 def test_every_link_of_the_pages_leads_somewhere(root: Path, page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (root / f"docs/{page}.md").read_text(encoding="utf-8"))
     assert not [link for link in links if not (root / "docs" / link).exists()]

@@ -9,7 +9,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -277,6 +277,42 @@ def embed(arguments: Sequence[str]) -> int:
     return run_embedding(request.settings, request.modality, checkpoint, run_dir.resolve().name, options)
 
 
+def compare(arguments: Sequence[str]) -> int:
+    """Says whether two encoders see the same structure; see :mod:`jepa_core.compare`."""
+    usage = (
+        "jepa compare <a> <b> [out=comparison] [measures=linear_cka,mutual_knn,...] [layers=all] [groups=auto|none] "
+        "[mode=paired|class|spectrum] [key=value ...]   a, b: runs, checkpoints, .parquet, .npy, .npz, .safetensors; "
+        "a.key=value and b.key=value are settings of a run"
+    )
+    if {"-h", "--help"} & set(arguments):
+        from jepa_core.compare.verb import keys_page
+
+        _show(f"usage: {usage}\n{keys_page()}")
+        return 0
+    from jepa_core.compare.verb import read_arguments, run_comparison
+
+    request = read_arguments(arguments, usage)
+    found, page = run_comparison(request, _embed_run, lambda text: print(f"jepa: {text}", file=sys.stderr, flush=True))
+    for text in found.warnings:
+        print(f"jepa: {text}", file=sys.stderr)
+    _show("\n".join(part for part in (found.table() if found.scores else "", found.verdict()[1], str(page)) if part))
+    return 0
+
+
+def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:
+    """Embeds a run for a comparison; as ``jepa embed`` does."""
+    from jepa_core.evaluate.embed import parse_options, run_embedding
+
+    run_dir, checkpoint = _run_and_checkpoint(source)
+    request = _configure_as(checkpoint / "config.yaml", overrides)
+    run = run_dir.resolve().name
+    code = run_embedding(
+        request.settings, request.modality, checkpoint, run, parse_options({**options, "out": str(out)})
+    )
+    if code:
+        raise DataError(f"{source}: embedding ended with exit code {code}")
+
+
 def report(arguments: Sequence[str]) -> int:
     """Writes a run's ``report.html`` anew."""
     usage = "jepa report run=<run folder>"
@@ -338,6 +374,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
     "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>"),
     "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet"),
+    "compare": Verb(compare, "do two encoders see the same structure: jepa compare <a> <b>"),
     "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>"),
     "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png"),
     "data": Verb(data, "look at data: commands the modalities bring"),

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from jepa_core.checks import hint
 from jepa_core.errors import DataError
 
-# pyarrow takes a third of a second to import, so what needs it imports it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# pyarrow takes a third of a second to import and torch seconds and 300 MB, so what needs them imports them.
 
 PREFIX = "jepakit."
 """Before each of our keys in a file's metadata, so that other programs' keys can stand beside them."""
@@ -83,6 +84,8 @@ class EmbeddingTable:
 
     def tensor(self) -> Tensor:
         """The vectors, float32 ``[R, D]``; they share the table's memory."""
+        import torch
+
         return torch.from_numpy(self.vectors)
 
     def classes(self) -> tuple[Tensor, tuple[str | int, ...]]:
@@ -91,6 +94,8 @@ class EmbeddingTable:
         Raises:
             ValueError: a row has no label.
         """
+        import torch
+
         if self.label is None or any(value is None for value in self.label):
             raise ValueError(f"{self.origin}: expected a label in every row, got rows without; select those that have")
         names = sorted(set(self.label.tolist()))
@@ -99,6 +104,8 @@ class EmbeddingTable:
 
     def group_numbers(self) -> Tensor | None:
         """Groups as numbers, int64 ``[R]``; a row without a group is one of its own. None where no row has one."""
+        import torch
+
         if self.group is None or all(value is None for value in self.group):
             return None
         names = [f"sample {self.sample_id[k]}" if v is None else f"group {v}" for k, v in enumerate(self.group)]
@@ -132,13 +139,22 @@ class EmbeddingTable:
 
 
 _COLUMNS = ("sample_id", "layer", "pooling", "group", "label", "site")
+ALIASES = {"vector": "embedding", "sample_id": "id", "group": "group_id"}
+"""What other programs call our columns; read where ours are missing."""
+
+
+def column_names(names: Sequence[str]) -> dict[str, str]:
+    """Our name of each column that is read, by the name it has in a file."""
+    found = {name: name for name in names if name in (*_COLUMNS, "vector")}
+    return found | {other: ours for ours, other in ALIASES.items() if other in names and ours not in names}
 
 
 def read_table(path: str | Path, layer: str | None = None, pooling: str | None = None) -> EmbeddingTable:
     """Reads a Parquet file, or all of a folder, that has the columns ``sample_id`` and ``vector``.
 
-    Whoever wrote it: ``vector`` may be a list of fixed or of equal lengths, of any kind of number; ``sample_id`` may be
-    numbers; the other columns may be missing. Only the rows asked for are kept in memory.
+    Whoever wrote it: columns may bear the names in :data:`ALIASES`; ``vector`` may be a list of fixed or of equal
+    lengths, of any kind of number; ``sample_id`` may be numbers; the other columns may be missing. Only the rows asked
+    for are kept in memory.
 
     Args:
         path: a ``.parquet`` file, or a folder whose ``.parquet`` files are read in the order of their names.
@@ -187,23 +203,25 @@ def _row_groups(file: Path) -> Iterator[_Group]:
     try:
         with pq.ParquetFile(file) as opened:
             names = opened.schema_arrow.names
+            ours = column_names(names)
             for wanted in ("sample_id", "vector"):
-                if wanted not in names:
+                if wanted not in ours.values():
                     raise DataError(
                         f"{file}: expected a column {wanted}, got {', '.join(names)}{hint(wanted, names)}; rename it"
                     )
             stored = opened.schema_arrow.metadata or {}
             stored = {**stored, **(opened.metadata.metadata or {})}
-            columns = [name for name in names if name in (*_COLUMNS, "vector")]
             for group in range(opened.num_row_groups):
-                table = opened.read_row_group(group, columns=columns)
+                table = opened.read_row_group(group, columns=list(ours))
+                table = table.rename_columns([ours[name] for name in table.column_names])
                 if table.num_rows:
-                    yield _Group(table, file, _decoded(stored))
+                    yield _Group(table, file, decoded_metadata(stored))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: expected a whole Parquet file, got {' '.join(str(error).split())}") from None
 
 
-def _decoded(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
+def decoded_metadata(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The metadata of a file as text, :data:`PREFIX` taken off."""
     found = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
     return {key.removeprefix(PREFIX): value for key, value in found.items() if key != "ARROW:schema"}
 
@@ -217,11 +235,11 @@ def _read_part(group: _Group, origin: str) -> EmbeddingTable:
     if "group" in columns:
         columns["group"] = np.array([None if v is None else str(v) for v in columns["group"]], dtype=object)
     sample_id = np.array([str(name) for name in names], dtype=object)
-    vectors = _vectors(table["vector"], group.file)
+    vectors = vectors_of(table["vector"], group.file)
     return EmbeddingTable(sample_id, vectors, metadata=group.metadata, origin=origin, **columns)
 
 
-def _vectors(column: Any, file: Path) -> NDArray[np.float32]:
+def vectors_of(column: Any, file: Path) -> NDArray[np.float32]:
     """A column of lists as float32 ``[R, D]``."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -232,7 +250,7 @@ def _vectors(column: Any, file: Path) -> NDArray[np.float32]:
     inner = kind.value_type
     if not (pa.types.is_floating(inner) or pa.types.is_integer(inner)):
         raise DataError(f"{file}: expected numbers in the column vector, got lists of {inner}")
-    joined = column.combine_chunks()
+    joined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     joined = joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
     flat = joined.flatten()
     lengths = np.unique(pc.list_value_length(joined).to_numpy(zero_copy_only=False))

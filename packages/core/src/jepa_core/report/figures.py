@@ -149,7 +149,7 @@ def _chart(plan: _Plan, rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     curves = [curve for key, name in plan.keys.items() if len((curve := _curve(key, name, rows)).steps) or curve.gaps]
     if not curves:
         return None
-    figure, axes = _canvas(4.4, 2.5)
+    figure, axes = canvas(4.4, 2.5)
     for colour, curve in zip(SERIES * (1 + len(curves) // len(SERIES)), curves, strict=False):
         _draw(axes, curve, colour)
     for level in plan.alarms:
@@ -158,7 +158,7 @@ def _chart(plan: _Plan, rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     gaps = sum(curve.gaps for curve in curves)
     caption = f"{plan.caption} {gaps} figures are not finite and not drawn." if gaps else plan.caption
     legend = tuple((c.name, f"--series-{i % len(SERIES) + 1}") for i, c in enumerate(curves)) if len(curves) > 1 else ()
-    return Chart(plan.title, _svg(figure, f"{plan.title}-{'-'.join(plan.keys)}"), caption.strip(), legend)
+    return Chart(plan.title, inline_svg(figure, f"{plan.title}-{'-'.join(plan.keys)}"), caption.strip(), legend)
 
 
 def _draw(axes: Axes, curve: Curve, colour: str) -> None:
@@ -183,7 +183,7 @@ def _limits(axes: Axes, plan: _Plan) -> None:
 
 def probe_chart(rows: Sequence[tuple[str, float, float | None]], metric: str) -> Chart:
     """Figures of the probe's leading column with two standard errors, trained ones in colour."""
-    figure, axes = _canvas(9.0, 0.5 + 0.32 * len(rows))
+    figure, axes = canvas(9.0, 0.5 + 0.32 * len(rows))
     for place, (name, value, stderr) in enumerate(reversed(rows)):
         colour = SERIES[0] if is_trained(name) else MUTED
         error = None if stderr is None else 2 * stderr
@@ -194,7 +194,7 @@ def probe_chart(rows: Sequence[tuple[str, float, float | None]], metric: str) ->
     axes.grid(True, axis="x", color=GRID, linewidth=0.8)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    return Chart(metric, _svg(figure, "probe"), "Bars: two standard errors each way.")
+    return Chart(metric, inline_svg(figure, "probe"), "Bars: two standard errors each way.")
 
 
 def is_trained(row: str) -> bool:
@@ -206,7 +206,8 @@ def _shorten(name: str, length: int = 40) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _canvas(width_in: float, height_in: float) -> tuple[Figure, Axes]:
+def canvas(width_in: float, height_in: float) -> tuple[Figure, Axes]:
+    """An empty drawing in the page's style."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0)
@@ -225,7 +226,7 @@ def _canvas(width_in: float, height_in: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, name: str) -> str:
+def inline_svg(figure: Figure, name: str) -> str:
     """The drawing with unique ids, no fixed size and CSS colours."""
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):

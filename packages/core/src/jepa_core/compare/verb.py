@@ -1,0 +1,135 @@
+"""What ``jepa compare`` does: finds or makes both tables, compares them, prints and writes the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from jepa_core.compare.inputs import SUFFIXES
+from jepa_core.compare.options import Options, parse
+from jepa_core.compare.registry import NAMES
+from jepa_core.compare.result import Comparison
+from jepa_core.errors import ConfigError
+
+OWN = ("out", "pictures_a", "pictures_b")
+SHORT = {"layers": ("layers_a", "layers_b"), "pooling": ("pooling_a", "pooling_b")}
+EMBEDDING = ("split", "encoder")
+"""Keys that only count where a run is embedded first."""
+
+Embed = Callable[[Path, Path, Mapping[str, str], Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        sources: the two tables or folders.
+        out: folder of the result.
+        options: of the comparison.
+        pictures: folders of pictures, or None.
+        embedding: ``split`` and ``encoder`` of runs that are embedded first.
+        settings: settings of either run, from ``a.key=value`` and ``b.key=value``.
+    """
+
+    sources: tuple[Path, Path]
+    out: Path
+    options: Options
+    pictures: tuple[Path | None, Path | None]
+    embedding: Mapping[str, str]
+    settings: tuple[list[str], list[str]]
+
+
+def read_arguments(arguments: Sequence[str], usage: str) -> Request:
+    """The request in ``<a> <b> key=value ...``.
+
+    Raises:
+        ConfigError: not two tables, an unknown key, a value that cannot be.
+    """
+    sources = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).exists()]
+    pairs = [argument.partition("=") for argument in arguments if Path(argument) not in sources]
+    if len(sources) != 2:
+        raise ConfigError(f"expected two tables or runs, got {len(sources)}; usage: {usage}")
+    given: dict[str, str] = {}
+    settings: tuple[list[str], list[str]] = ([], [])
+    for key, _, text in pairs:
+        if key[:2] in ("a.", "b."):
+            settings[key[0] == "b"].append(f"{key[2:]}={text}")
+            continue
+        for name in SHORT.get(key, (key,)):
+            given[name] = text
+    own = {key: given.pop(key) for key in OWN if key in given}
+    embedding = {key: given.pop(key) for key in EMBEDDING if key in given}
+    pictures = tuple(_folder(key, own.get(key)) for key in ("pictures_a", "pictures_b"))
+    out = Path(own.get("out", "comparison"))
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out: expected a folder, got the file {out}")
+    return Request((sources[0], sources[1]), out, parse(given), (pictures[0], pictures[1]), embedding, settings)
+
+
+def keys_page() -> str:
+    """The keys of a comparison with their defaults, and the names of the measures."""
+    held = [(field.name, field.default) for field in fields(Options)]
+    shown = [(name, ",".join(value) if isinstance(value, tuple) else value) for name, value in held]
+    lines = [f"  {name}={value}" for name, value in shown]
+    return "\n".join(["keys and defaults:", *lines, f"measures: {', '.join(NAMES)}"])
+
+
+def _folder(key: str, text: str | None) -> Path | None:
+    if text is None:
+        return None
+    if not Path(text).is_dir():
+        raise ConfigError(f"{key}: expected a folder of pictures, got {text!r}: no such folder")
+    return Path(text)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run or a checkpoint rather than a folder of Parquet files."""
+    return path.is_dir() and ((path / "checkpoints").is_dir() or (path / "manifest.json").is_file())
+
+
+def run_comparison(request: Request, embed: Embed, say: Callable[[str], None]) -> tuple[Comparison, Path]:
+    """Compares and writes ``result.json``, ``result.csv`` and ``compare.html``; returns the page's path as well.
+
+    Args:
+        request: see there.
+        embed: writes the features of a run (folder, table, options, settings).
+        say: is told what is being done.
+    """
+    from jepa_core.compare.run import compare
+
+    _check_embedding(request)
+    tables: list[Any] = []
+    for side, source in zip("ab", request.sources, strict=True):
+        tables.append(_table(request, side, source, embed, say) if is_run(source) else source)
+    found = compare(tables[0], tables[1], request.options, say)
+    return found, found.save(request.out, request.pictures)
+
+
+def _check_embedding(request: Request) -> None:
+    runs = [is_run(source) for source in request.sources]
+    for side, run, settings in zip("ab", runs, request.settings, strict=True):
+        if settings and not run:
+            raise ConfigError(f"{side}.{settings[0].partition('=')[0]}: settings are of a run, and {side} is a table")
+    if request.embedding and not any(runs):
+        raise ConfigError(f"{next(iter(request.embedding))}: only counts where a run is embedded first, got two tables")
+    for source, run in zip(request.sources, runs, strict=True):
+        if not run and source.suffix not in SUFFIXES and not source.is_dir():
+            raise ConfigError(f"expected a run, a checkpoint or a table ({', '.join(SUFFIXES)}), got {str(source)!r}")
+
+
+def _table(request: Request, side: str, source: Path, embed: Embed, say: Callable[[str], None]) -> Path:
+    """The table of a run, embedded anew: weights or data may have changed since the last time."""
+    out = request.out / f"{side}-{source.resolve().name}.parquet"
+    out.unlink(missing_ok=True)
+    options = dict(request.embedding)
+    layers = getattr(request.options, f"layers_{side}")
+    if layers != ("all",):
+        options["layers"] = ",".join(layers)
+    if pooling := getattr(request.options, f"pooling_{side}"):
+        options["pooling"] = pooling
+    say(f"embedding {source}")
+    embed(source, out, options, request.settings[side == "b"])
+    return out

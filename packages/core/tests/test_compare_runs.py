@@ -1,0 +1,47 @@
+"""``jepa compare`` of two runs: both are embedded first, in one process, and then joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from test_embed import EvaluableToy
+from toy import ToyModality, ToySettings, quiet
+
+from jepa_core.compare.verb import is_run, read_arguments, run_comparison
+from jepa_core.errors import ConfigError
+from jepa_core.evaluate.embed import parse_options, run_embedding
+from jepa_core.train.run import run_training
+
+
+def train(runs: Path, name: str, seed: int) -> ToySettings:
+    config = quiet(ToySettings(runs_dir=str(runs), name=name, seed=seed))
+    config.trainer.max_steps = 2
+    assert run_training(config, ToyModality(), "modality: toy\n") == 0
+    return config
+
+
+def test_two_runs(tmp_path: Path) -> None:
+    settings = {name: train(tmp_path, name, seed) for seed, name in enumerate(("first", "second"))}
+    given = []
+
+    def embed(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:
+        given.append(list(overrides))
+        checkpoint = source / "checkpoints" / "step-2"
+        wanted = parse_options({**options, "out": str(out)})
+        assert run_embedding(settings[source.name], EvaluableToy(), checkpoint, source.name, wanted) == 0
+
+    arguments = [str(tmp_path / "first"), str(tmp_path / "second"), f"out={tmp_path / 'out'}", "split=all"]
+    arguments += ["measures=linear_cka", "permutations=19", "groups=none", "layers=last", "b.total=23"]
+    for _ in range(2):  # what an earlier comparison left is made anew
+        found, page = run_comparison(read_arguments(arguments, "usage"), embed, lambda text: None)
+    assert given[:2] == [[], ["total=23"]] and page.is_file()
+    assert found["linear_cka"].n == 23 and dict((k, (a, b)) for k, a, b in found.metadata)["run"] == ("first", "second")
+
+
+def test_folders_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert is_run(tmp_path / "run") and not is_run(tmp_path)
+    with pytest.raises(ConfigError, match="expected two tables or runs, got 1"):
+        read_arguments([str(tmp_path)], "usage")
