@@ -93,17 +93,20 @@ class Request:
 def configure(overrides: Sequence[str]) -> Request:
     """Modality and checked settings that ``key=value`` arguments name."""
     from jepa_core.config import compose, split_override
-    from jepa_core.plugins import find_modality, find_recipe, installed
+    from jepa_core.plugins import find_modality, find_recipe, installed, is_file
 
     given = dict(map(split_override, overrides))
     if "modality" not in given:
         names = ", ".join(installed()) or "none is installed"
-        raise ConfigError(f"modality: expected modality=<name> ({names}), got none")
-    modality = find_modality(given["modality"])
+        raise ConfigError(f"modality: expected modality=<name> ({names}) or modality=<file>.py, got none")
+    name = given["modality"]
+    modality = find_modality(name)
+    # A run is probed from any folder, so a file is kept by its whole path.
+    name = str(Path(name).resolve()) if is_file(name) else name
     recipe = given.get("recipe", "quickstart")
     chosen = find_recipe(modality, recipe)
     _say_repeated(overrides)
-    return Request(modality, compose(modality.schema, chosen, [*overrides, f"recipe={recipe}"]))
+    return Request(modality, compose(modality.schema, chosen, [*overrides, f"modality={name}", f"recipe={recipe}"]))
 
 
 def _say_repeated(overrides: Sequence[str]) -> None:
@@ -249,10 +252,12 @@ def _run_and_checkpoint(folder: Path) -> tuple[Path, Path]:
 
 def _configure_as(config: Path, overrides: Sequence[str]) -> Request:
     """The settings a run was made with, then ``overrides``."""
-    from jepa_core.config import compose, recipe_layers
+    from jepa_core.config import compose, recipe_layers, split_override
     from jepa_core.plugins import find_modality
 
-    name = recipe_layers(config)[-1].values.get("modality")
+    given = dict(map(split_override, overrides))
+    # A file may lie elsewhere by now: modality=<file>.py says where.
+    name = given.get("modality", recipe_layers(config)[-1].values.get("modality"))
     modality = find_modality(str(name))
     _say_repeated(overrides)
     return Request(modality, compose(modality.schema, config, overrides))

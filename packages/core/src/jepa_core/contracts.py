@@ -368,7 +368,7 @@ class SampleSource(Protocol):
 
 
 class Modality(Protocol):
-    """A plug-in, found through the entry-point group ``jepa.modalities``."""
+    """A plug-in: of the entry-point group ``jepa.modalities``, or ``MODALITY`` of a file. ``recipes``: folder or None."""
 
     name: str
     schema: type

@@ -120,7 +120,7 @@ class RunSettings:
     """One run.
 
     Attributes:
-        modality: name of the plug-in.
+        modality: name of an installed plug-in, or the path of a ``.py`` file that brings one.
         recipe: name of a recipe of that modality, or the path of a YAML file.
         seed: all randomness of the run comes from it.
         name: folder name below ``runs_dir``; None = ``<modality>-<recipe>``, numbered when it exists.

@@ -175,7 +175,7 @@ def _write_result(
 ) -> Verdict:
     """``result.json``, and the verdict in it."""
     figures = {
-        "modality": config.modality,
+        "modality": Path(config.modality).stem,
         "recipe": config.recipe,
         **summary(trainer),
         "probe_seconds": seconds,
