@@ -368,7 +368,7 @@ class SampleSource(Protocol):
 
 
 class Modality(Protocol):
-    """A plug-in: of the entry-point group ``jepa.modalities``, or ``MODALITY`` of a file. ``recipes``: folder or None."""
+    """A plug-in of the entry-point group ``jepa.modalities``, or ``MODALITY`` of a file; ``recipes`` may be None."""
 
     name: str
     schema: type

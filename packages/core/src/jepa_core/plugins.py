@@ -133,7 +133,7 @@ def _from_file(path: Path) -> Modality:
     problem = _contract_problem(getattr(modality, "name", ""), modality)
     if problem is not None:
         raise ConfigError(f"modality: {path} cannot be used: {problem}")
-    return modality  # type: ignore[no-any-return]  # checked above
+    return modality
 
 
 def _import_file(path: Path) -> ModuleType:

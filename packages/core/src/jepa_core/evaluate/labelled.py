@@ -1,4 +1,4 @@
-"""Whole labelled samples read by a frozen encoder, one vector each: what probes without a modality of their own read."""
+"""Whole labelled samples read by a frozen encoder, one vector each, for probes that every modality has."""
 
 from __future__ import annotations
 
