@@ -1,17 +1,32 @@
-"""The examples of docs/extend.md: plug-ins that are one file each, trained, probed, embedded and reported as any other."""
+"""The examples of docs/extend.md: plug-ins of one file each, trained, probed, embedded and reported as any other."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from running import Runner
 
 from jepa_core.cli import main
 from jepa_core.evaluate.tables import read_table
 from jepa_core.plugins import find_modality
+from jepa_core.train.checkpoint import load_model, newest
 
-SMALL = ["trainer.max_steps=4", "trainer.batch_size=8", "trainer.log_every=1", "trainer.device=cpu", "trainer.threads=1"]
-QUIET = ["data.workers=0", "monitor.every=1", "logging.trackers=[]", "logging.progress=off"]
+SMALL = [
+    "trainer.max_steps=4",
+    "trainer.batch_size=8",
+    "trainer.log_every=1",
+    "trainer.device=cpu",
+    "trainer.threads=1",
+]
+QUIET = [
+    "trainer.device=cpu",
+    "trainer.threads=1",
+    "data.workers=0",
+    "monitor.every=1",
+    "logging.trackers=[]",
+    "logging.progress=off",
+]
 EXAMPLES = {
     "own_modality": ["motion.persons=8", "motion.windows=2"],
     "own_objective": ["data.height=24", "data.width=24", "vision.predictor.depth=1", "probe.heads=[knn]"],
@@ -52,6 +67,52 @@ def test_a_sensor_of_ones_own_reads_the_same_in_other_processes(root: Path, tmp_
     assert done.returncode == 0, done.stderr
     source = find_modality(str(root / "examples" / "own_modality.py"))
     assert type(source).__module__ == "own_modality"
+
+
+def test_monitors_and_probes_change_no_bit_of_what_is_learned(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dropping_sensor.py").write_text(DROPPING.format(folder=str(root / "examples")))
+    common = ["train", "modality=dropping_sensor.py", *SMALL, "motion.persons=8", "motion.windows=1", "data.workers=0"]
+    common += [
+        "trainer.device=cpu",
+        "trainer.threads=1",
+        "logging.trackers=[]",
+        "logging.progress=off",
+        "probe.enabled=false",
+    ]
+    assert main([*common, "name=alone", "monitor.every=0"]) == 0
+    watched = ["monitor.every=1", "probe.every=2", "probe.samples=24", "probe.neighbours=3"]
+    assert main([*common, "name=watched", *watched]) == 0
+    runs = [load_model(newest(tmp_path / "runs" / name, print)) for name in ("alone", "watched")]
+    assert runs[0].keys() == runs[1].keys()
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "watched" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "probe/kNN" in row] == [0, 2, 4]
+    assert all(0 <= row["probe/linear"] <= 1 for row in rows if row["step"] in (0, 2, 4))
+    assert all("monitor/prediction/context_use" in row and "monitor/weights/distance" in row for row in rows[1:])
+    assert "Probe while training" in (tmp_path / "runs" / "watched" / "report.html").read_text()
+
+
+DROPPING = """
+import sys
+sys.path.append({folder!r})
+import torch
+import own_modality
+
+
+class DroppingSensor(own_modality.MotionModality):
+    name = "dropping_sensor"
+
+    def build(self, config):
+        method = super().build(config)
+        method.encoder.patch_embed.mlp.append(torch.nn.Dropout(0.1))  # training draws random numbers
+        return method
+
+
+MODALITY = DroppingSensor()
+"""
 
 
 @pytest.mark.slow
