@@ -98,6 +98,7 @@ def test_lidar_rank_of_four_equal_classes_is_three() -> None:
 def test_collapse_metrics_agree_with_the_single_figures() -> None:
     for features in (Z, Z.T.contiguous()):
         got = metrics.collapse_metrics(features)
+        unit = torch.nn.functional.normalize(features, dim=1)
         expected = {
             "std_mean": metrics.dimension_std(features).mean(),
             "std_min": metrics.dimension_std(features).min(),
@@ -106,12 +107,14 @@ def test_collapse_metrics_agree_with_the_single_figures() -> None:
             "dead_dimensions": metrics.dead_dimensions(features),
             "mean_norm": features.norm(dim=1).mean(),
             "variance": features.var(0).mean(),
-            "normalised_std_min": torch.nn.functional.normalize(features, dim=1).std(0).min() * features.shape[1] ** 0.5,
+            "normalised_std_min": unit.std(0).min() * features.shape[1] ** 0.5,
             "rankme": metrics.rankme(metrics.centred(features)),
             "alpha_req": metrics.alpha_req(features),
             "effective_rank": metrics.effective_rank(metrics.centred(features)),
             "participation_ratio": metrics.participation_ratio(features),
-X.keys() == expected.keys()
+            "top_eigenvalue_share": metrics.top_eigenvalue_share(features),
+        }
+        assert got.keys() == expected.keys()
         for name, value in expected.items():
             assert got[name].item() == pytest.approx(value.item(), rel=1e-5), name
             assert got[name].dtype == torch.float32

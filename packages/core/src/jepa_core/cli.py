@@ -298,13 +298,50 @@ def report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def neighbours(arguments: Sequence[str]) -> int:
+    """Shows the nearest samples in an embedding table; see :mod:`jepa_core.evaluate.nearest`."""
+    usage = (
+        "jepa neighbours <table>.parquet [of=<sample_id>,...] [k=5] [metric=cosine|euclidean] [groups=any|other] "
+        "[layer=...] [pooling=...] [out=<file>.json or -]"
+    )
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    from jepa_core.evaluate.nearest import OPTIONS, run_neighbours
+
+    named = [argument if "=" in argument else f"table={argument}" for argument in arguments]
+    own, unknown = _take(named, *OPTIONS)
+    if unknown:
+        raise ConfigError(f"{unknown[0].partition('=')[0]}: unknown key; usage: {usage}")
+    return run_neighbours(own)
+
+
 def list_installed(arguments: Sequence[str]) -> int:
-    """Lists modalities, recipes, versions and load failures."""
-    if set(arguments) - {"-h", "--help"}:
-        raise ConfigError(f"jepa list takes no arguments, got {arguments[0]!r}")
+    """Lists modalities, recipes, probes, where each comes from, and load failures; ``.py`` files too where named."""
+    from jepa_core.plugins import is_file
+
+    wrong = [argument for argument in arguments if argument not in ("-h", "--help") and not is_file(argument)]
+    if wrong:
+        raise ConfigError(f"jepa list takes no arguments but .py files, got {wrong[0]!r}")
     from jepa_core.help import listing
 
-    _show("usage: jepa list" if arguments else listing())
+    _show("usage: jepa list [<file>.py ...]" if {"-h", "--help"} & set(arguments) else listing(arguments))
+    return 0
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """Prints a shell's completion script; see :mod:`jepa_core.completion`."""
+    usage = "jepa completion bash|zsh|fish   (now: source <(jepa completion bash))"
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"shell: expected one of bash, zsh, fish, got {' '.join(arguments) or 'none'}; usage: {usage}"
+        )
+    from jepa_core.completion import script, words
+
+    _show(script(arguments[0], words(list(VERBS), {name: verb.keys for name, verb in VERBS.items()})))
     return 0
 
 
@@ -333,18 +370,25 @@ def data(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: what runs it, and one line for ``jepa --help``."""
+    """A verb: what runs it, one line for ``jepa --help``, and its own keys besides the settings."""
 
     run: Callable[[Sequence[str]], int]
     summary: str
+    keys: tuple[str, ...] = ()
 
 
+_EMBED = ("run", "out", "split", "layers", "pooling", "encoder")
+_NEAR = ("of", "k", "metric", "groups", "layer", "pooling", "out")
 VERBS: dict[str, Verb] = {
     "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
-    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>"),
-    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet"),
-    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>"),
-    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png"),
+    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>", ("run", "out")),
+    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet", _EMBED),
+    "neighbours": Verb(
+        neighbours, "nearest samples in such a table: jepa neighbours table.parquet of=<sample_id>", _NEAR
+    ),
+    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>", ("run",)),
+    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png", ("out",)),
     "data": Verb(data, "look at data: commands the modalities bring"),
-    "list": Verb(list_installed, "modalities, recipes, versions"),
+    "list": Verb(list_installed, "modalities, recipes, probes, and where each comes from"),
+    "completion": Verb(completion, "completion for a shell: source <(jepa completion bash)"),
 }
