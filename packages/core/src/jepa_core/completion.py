@@ -1,4 +1,4 @@
-"""What ``jepa completion bash|zsh|fish`` prints: a script with the names of what is installed now, so that Tab is instant.
+"""What ``jepa completion bash|zsh|fish`` prints: a script that holds the names of what is installed now.
 
 Keys, their few values, modalities and recipes stand in the script itself: asking a program for them would import torch
 at every Tab. After a package is installed the script is printed anew.

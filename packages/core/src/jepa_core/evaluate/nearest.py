@@ -1,4 +1,4 @@
-"""What ``jepa neighbours`` does: the nearest samples of a sample in an embedding table, anybody's, with their labels."""
+"""What ``jepa neighbours`` does: the nearest samples of a sample in anybody's embedding table, and their labels."""
 
 from __future__ import annotations
 
