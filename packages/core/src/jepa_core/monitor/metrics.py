@@ -182,7 +182,8 @@ def collapse_metrics(features: Tensor, tau: float = 1e-3) -> dict[str, Tensor]:
         ``participation_ratio`` and ``top_eigenvalue_share`` (0 for constant features).
     """
     rows = _rows(features)
-    eigenvalues = _gram_eigenvalues(rows, torch.finfo(features.dtype).eps)
+    # A Gram matrix in float64 resolves no better than the root of float64's own step.
+    eigenvalues = _gram_eigenvalues(rows, max(torch.finfo(features.dtype).eps, 1e-7))
     std_D = dimension_std(rows)
     unit_std_D = dimension_std(functional.normalize(rows, dim=1)) * rows.shape[1] ** 0.5
     metrics = {
