@@ -250,3 +250,8 @@ def test_a_target_that_moved_once_is_not_frozen_when_its_schedule_ends() -> None
         restored.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
         monitor = restored
     assert monitor.verdict().state == HEALTHY
+
+
+def test_a_predictor_that_begins_with_little_of_its_context_gets_time() -> None:
+    verdicts = diagnosed(prediction={"context_use": 5e-6})
+    assert [v.state for v in verdicts] == [WARMING_UP] * 2 + [HEALTHY] * 3 + [IGNORES] * 5
