@@ -13,6 +13,8 @@ from jepa_core.contracts import Batch, Measurement, Method, ProbeTable
 from jepa_core.data.move import to_device
 from jepa_core.evaluate.features import LAST, layer_embeddings, pool
 from jepa_core.evaluate.heads import LINEAR, measure
+from jepa_core.evaluate.linear import linear_predictions
+from jepa_core.evaluate.probes import clustered_accuracy
 from jepa_core.evaluate.share import Chunks
 from jepa_core.evaluation_source import Label, LabelledSource
 
@@ -93,9 +95,14 @@ def frozen_rows(method: Method, encoder: str = "online", layer: str = LAST) -> T
 
 
 def measure_rows(
-    train: LabelledRows, test: LabelledRows, neighbours: int, heads: Sequence[str] = ("linear", "knn")
+    train: LabelledRows, test: LabelledRows, neighbours: int, l2: float | None = None
 ) -> tuple[dict[str, Measurement], int]:
     """Linear and kNN accuracy, and on how many test samples: those of a class that the training side has.
+
+    Args:
+        train, test: see there.
+        neighbours: k of the vote, at most the training rows.
+        l2: penalty of the linear probe; None = chosen on folds of the training side, which takes many times as long.
 
     Raises:
         ValueError: the training side has one class only, or no test sample is of its classes.
@@ -108,16 +115,15 @@ def measure_rows(
         )
     numbers = torch.tensor([classes[label] for label in train.labels])
     wanted = torch.tensor([classes[test.labels[place]] for place in kept])
+    fitted, tested = (train.features, numbers), (test.features[kept], wanted)
     groups = _numbers(train.groups), _numbers([test.groups[place] for place in kept])
-    few = len(groups[0].unique()) < FEWEST_GROUPS  # then its own folds go through groups
-    found = measure(
-        (train.features, numbers),
-        (test.features[kept], wanted),
-        neighbours,
-        (None if few else groups[0], groups[1]),
-        heads,
-    )
-    return found, len(kept)
+    if l2 is None:
+        few = len(groups[0].unique()) < FEWEST_GROUPS  # then its own folds go through groups
+        return measure(fitted, tested, neighbours, (None if few else groups[0], groups[1])), len(kept)
+    found = measure(fitted, tested, neighbours, groups, heads=("knn",))
+    right = linear_predictions(*fitted, tested[0], l2) == wanted
+    linear = clustered_accuracy(right, groups[1])
+    return {LINEAR: Measurement(linear.value, linear.stderr), **found}, len(kept)
 
 
 FEWEST_GROUPS = 8

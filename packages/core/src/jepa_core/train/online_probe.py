@@ -23,6 +23,8 @@ from jepa_core.settings import RunSettings
 from jepa_core.train import state
 
 BATCH_SIZE = 64
+PENALTY = 1e-2
+"""Of the linear probe, on standardised features; the probe at the end chooses its own, at many times the cost."""
 
 
 class OnlineProbe:
@@ -61,7 +63,7 @@ class OnlineProbe:
             if rank() != 0 or not bool(torch.isfinite(train.features).all() & torch.isfinite(test.features).all()):
                 # A diverged run is told of by its loss, which is looked at in the same step.
                 return {"probe/samples": float(len(test.labels))}
-            found, count = measure_rows(train, test, self.neighbours)
+            found, count = measure_rows(train, test, self.neighbours, PENALTY)
         figures = {"probe/samples": float(count)}
         for name, measurement in found.items():
             figures[f"probe/{name}"] = measurement.value
