@@ -43,6 +43,7 @@ COMMON = [
     "data.workers=0",
     "logging.trackers=[]",
     "logging.progress=off",
+    "trainer.threads=1",
 ]
 SMALL = {
     "motion": ["motion.persons=8", "trainer.batch_size=16"],
