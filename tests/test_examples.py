@@ -75,13 +75,8 @@ def test_monitors_and_probes_change_no_bit_of_what_is_learned(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dropping_sensor.py").write_text(DROPPING.format(folder=str(root / "examples")))
     common = ["train", "modality=dropping_sensor.py", *SMALL, "motion.persons=8", "motion.windows=1", "data.workers=0"]
-    common += [
-        "trainer.device=cpu",
-        "trainer.threads=1",
-        "logging.trackers=[]",
-        "logging.progress=off",
-        "probe.enabled=false",
-    ]
+    common += ["trainer.device=cpu", "trainer.threads=1", "logging.trackers=[]", "logging.progress=off"]
+    common += ["probe.enabled=false"]
     assert main([*common, "name=alone", "monitor.every=0"]) == 0
     watched = ["monitor.every=1", "probe.every=2", "probe.samples=24", "probe.neighbours=3"]
     assert main([*common, "name=watched", *watched]) == 0
