@@ -9,7 +9,7 @@ MODALITY ?= lidar
 BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := packages/audio packages/causal packages/core packages/lidar packages/vision
-TYPED := $(addsuffix /src,$(PACKAGES)) tools
+TYPED := $(addsuffix /src,$(PACKAGES)) tools examples
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint lock clean

@@ -15,6 +15,7 @@ from jepa_core.config import compose
 from jepa_core.contracts import Batch, Method, Modality
 from jepa_core.data.loader import Loader
 from jepa_core.data.sampler import Sampler
+from jepa_core.monitor.verdict import MOVED_ALARM, SAMPLE_ALARM
 from jepa_core.plugins import LoadFailure, Recipe, find_recipe, modalities, recipes
 from jepa_core.targets import EmaTarget
 from jepa_core.train.optim import build_optimizer, check_groups
@@ -111,6 +112,21 @@ def test_a_recipe_says_what_it_is_and_how_to_run_it(name: str) -> None:
     command = next(line for line in head if line.startswith("# command:"))
     assert f"modality={modality_name}" in command and (recipe == "quickstart" or f"recipe={recipe}" in command)
     assert configured(name)[1].recipe == recipe
+
+
+def test_diagnosis_leaves_weights_modes_and_generators_alone(case: Case) -> None:
+    before = copy.deepcopy(case.method.state_dict())
+    modes, generator = [module.training for module in case.method.modules()], torch.get_rng_state()
+    figures = case.method.diagnose()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [module.training for module in case.method.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in case.method.state_dict().items())
+    assert {"relative_error", "context_use"} <= set(figures["prediction"])
+    assert all(bool(value.isfinite()) for each in figures.values() for value in each.values())
+    # One step from the start no recipe is told to ignore its input, or to have stopped moving.
+    assert figures["prediction"]["context_use"] > 0
+    assert figures.get("samples", {}).get("share", torch.ones(())) > SAMPLE_ALARM
+    assert figures.get("weights", {}).get("moved", torch.ones(())) > MOVED_ALARM
 
 
 def test_every_parameter_is_in_one_group_and_learns(case: Case) -> None:

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from jepa_core.monitor.collapse import CollapseMonitor
-from jepa_core.monitor.verdict import DIVERGING, HEALTHY, PARTIAL, TOTAL, WARMING_UP, Verdict, judge_history, rank_alarm
+from jepa_core.monitor.verdict import (
+    DIVERGING,
+    FROZEN,
+    HEALTHY,
+    IGNORES,
+    PARTIAL,
+    TOTAL,
+    WARMING_UP,
+    Verdict,
+    judge_history,
+    rank_alarm,
+)
 from jepa_core.settings import MonitorSettings
 
 WIDTH, ROWS = 32, 256
@@ -200,3 +211,47 @@ def test_rank_alarm_scales() -> None:
     assert rank_alarm(8, 1024) == pytest.approx(1.25)
     assert rank_alarm(512, 4096) == pytest.approx(40)
     assert rank_alarm(1024, 65) == rank_alarm(64, 4096)
+
+
+def diagnosed(**figures: dict[str, float]) -> list[Verdict]:
+    """Verdicts on healthy features with these figures of a method's diagnosis at every step."""
+    monitor = CollapseMonitor(MonitorSettings(rows=ROWS))
+    verdicts = []
+    for step in range(10, 110, 10):
+        given = {name: {key: torch.tensor(value) for key, value in each.items()} for name, each in figures.items()}
+        monitor.observe(step, {"target": noise(step)}, {"loss": falling_loss(step)}, given)
+        verdicts.append(monitor.verdict())
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    ("figures", "state", "words"),
+    [
+        ({"prediction": {"context_use": 0.0, "relative_error": 0.9}}, IGNORES, "another sample's context"),
+        ({"prediction": {"context_use": 0.02, "relative_error": 0.9}}, HEALTHY, "keep a spread"),
+        ({"samples": {"share": 0.0}, "prediction": {"context_use": 0.0}}, TOTAL, "lies between samples"),
+        ({"weights": {"distance": 0.2, "moved": 0.0}}, FROZEN, "has not moved"),
+        ({"weights": {"distance": 0.2, "moved": 1e-5}}, HEALTHY, "keep a spread"),
+    ],
+)
+def test_what_a_method_tells_of_itself_is_judged(figures: dict[str, dict[str, float]], state: str, words: str) -> None:
+    verdicts = diagnosed(**figures)
+    assert [v.state for v in verdicts[:2]] == [WARMING_UP] * 2
+    assert {v.state for v in verdicts[2:]} == {state} and words in verdicts[-1].sentence
+    assert verdicts[-1].alarm == (state != HEALTHY)
+
+
+def test_a_target_that_moved_once_is_not_frozen_when_its_schedule_ends() -> None:
+    monitor = CollapseMonitor(MonitorSettings(rows=ROWS))
+    for step in range(10, 210, 10):
+        moved = {"weights": {"distance": torch.tensor(0.1), "moved": torch.tensor(1e-4 if step < 100 else 0.0)}}
+        monitor.observe(step, {"target": noise(step)}, {}, moved)
+        restored = CollapseMonitor(MonitorSettings(rows=ROWS))
+        restored.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+        monitor = restored
+    assert monitor.verdict().state == HEALTHY
+
+
+def test_a_predictor_that_begins_with_little_of_its_context_gets_time() -> None:
+    verdicts = diagnosed(prediction={"context_use": 5e-6})
+    assert [v.state for v in verdicts] == [WARMING_UP] * 2 + [HEALTHY] * 3 + [IGNORES] * 5

@@ -199,7 +199,8 @@ def test_monitor_rows_are_valid_rows_even_where_few_are() -> None:
     features = torch.arange(16.0).reshape(1, 16, 1)
     valid = torch.zeros(1, 16, dtype=torch.bool)
     valid[0, 3], valid[0, 9] = True, True
-    rows = model._rows(features, Sites(torch.arange(16).unsqueeze(0), valid), torch.tensor([5]))
+    places = model._picks(Sites(torch.arange(16).unsqueeze(0), valid), torch.tensor([5]))
+    rows = features.flatten(0, 1)[places]
     assert set(rows.flatten().tolist()) == {3.0, 9.0} and rows.shape == (8, 1)
 
 

@@ -98,6 +98,7 @@ def test_lidar_rank_of_four_equal_classes_is_three() -> None:
 def test_collapse_metrics_agree_with_the_single_figures() -> None:
     for features in (Z, Z.T.contiguous()):
         got = metrics.collapse_metrics(features)
+        unit = torch.nn.functional.normalize(features, dim=1)
         expected = {
             "std_mean": metrics.dimension_std(features).mean(),
             "std_min": metrics.dimension_std(features).min(),
@@ -105,6 +106,10 @@ def test_collapse_metrics_agree_with_the_single_figures() -> None:
             "mean_cosine": metrics.mean_pairwise_cosine(features),
             "dead_dimensions": metrics.dead_dimensions(features),
             "mean_norm": features.norm(dim=1).mean(),
+            "variance": features.var(0).mean(),
+            "normalised_std_min": unit.std(0).min() * features.shape[1] ** 0.5,
+            "rankme": metrics.rankme(metrics.centred(features)),
+            "alpha_req": metrics.alpha_req(features),
             "effective_rank": metrics.effective_rank(metrics.centred(features)),
             "participation_ratio": metrics.participation_ratio(features),
             "top_eigenvalue_share": metrics.top_eigenvalue_share(features),
@@ -138,3 +143,25 @@ def test_a_line_in_float32_has_rank_one() -> None:
 def test_one_row_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 rows"):
         metrics.collapse_metrics(torch.zeros(1, 4))
+
+
+def test_the_monitor_measures_the_golden_matrix() -> None:
+    figures = {name: value.item() for name, value in metrics.collapse_metrics(Z).items()}
+    centred = metrics.centred(Z)
+    assert figures["rankme"] == pytest.approx(7.856990, abs=2e-6)
+    assert figures["effective_rank"] == pytest.approx(metrics.effective_rank(centred).item(), abs=1e-6)
+    assert figures["participation_ratio"] == pytest.approx(6.934767, abs=1e-6)
+    assert figures["variance"] == pytest.approx(Z.var(0).mean().item(), rel=1e-6)
+    assert figures["normalised_std"] == pytest.approx(1.013377, abs=5e-7)
+    assert figures["normalised_std_min"] <= figures["normalised_std"]
+    assert figures["alpha_req"] == pytest.approx(metrics.alpha_req(Z).item(), rel=1e-5)
+
+
+def test_the_slope_of_the_monitor_leaves_rounding_out() -> None:
+    """Eight directions of a power law in sixty-four dimensions: the other eigenvalues are 0."""
+    q = torch.linalg.qr(torch.randn(33, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).Q
+    basis = torch.linalg.qr(torch.cat([torch.ones(33, 1, dtype=torch.float64), q], 1)).Q[:, 1:9]
+    scaled = basis * torch.arange(1, 9, dtype=torch.float64) ** -0.75
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q[:8]
+    assert metrics.collapse_metrics(scaled @ turn)["alpha_req"].item() == pytest.approx(1.5, abs=1e-5)
+    assert metrics.collapse_metrics(torch.ones(5, 3))["alpha_req"].item() == 0

@@ -100,7 +100,7 @@ def test_a_recipe_that_is_not_there(toy: Path, name: str) -> None:
 
 
 def test_a_modality_that_is_not_there(toy: Path) -> None:
-    with pytest.raises(ConfigError, match=r"installed one \(toy\), got 'tooy'; did you mean toy\?"):
+    with pytest.raises(ConfigError, match=r"installed one \(toy\) or a \.py file, got 'tooy'; did you mean toy\?"):
         find_modality("tooy")
 
 

@@ -18,7 +18,8 @@ from jepa_core.nn.norm import JointBatchNorm
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import launch
 from jepa_core.train.blocks import batch_norms
-from jepa_core.train.trainer import Parts, Trainer, check_settings
+from jepa_core.train.limits import check_settings
+from jepa_core.train.trainer import Parts, Trainer
 
 Change = Callable[[ToySettings], None]
 

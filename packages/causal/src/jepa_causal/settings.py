@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jepa_core.checks import check_between
-from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
+from jepa_core.settings import DataSettings, OnlineProbeSettings, OptimizerSettings, RunSettings, TrainerSettings
 
 ENDLESS = float("inf")
 
@@ -132,7 +132,7 @@ class CausalSettings:
 
 
 @dataclass
-class CausalProbeSettings:
+class CausalProbeSettings(OnlineProbeSettings):
     """What a run ends with: forecasts, completions and counterfactuals on episodes that were held back.
 
     Attributes:

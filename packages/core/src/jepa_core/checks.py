@@ -95,6 +95,9 @@ RULES: Mapping[str, Rule] = {
     "optimizer.eps": above_zero(),
     "monitor.every": at_least(0),
     "monitor.rows": at_least(2),
+    "probe.every": at_least(0),
+    "probe.samples": at_least(2),
+    "probe.neighbours": at_least(1),
     "logging.progress": one_of("auto", "bar", "lines", "off"),
     "logging.lines_every": at_least(1),
 }

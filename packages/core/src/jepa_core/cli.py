@@ -9,16 +9,14 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from jepa_core.errors import ConfigError, DataError, UserError, print_error, resource_error, value_errors_are_users
-
-if TYPE_CHECKING:
-    from jepa_core.contracts import Modality
-    from jepa_core.settings import RunSettings
+from jepa_core.request import Request, configure, configure_as, folder, run_and_checkpoint, show, take
+from jepa_core.table_verbs import compare, embed, neighbours
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # accelerate launch answers Ctrl-C with a traceback and leaves before its child has saved. A launcher that therefore
@@ -50,15 +48,6 @@ def main(arguments: Sequence[str]) -> int:
         return print_error(lacking)
 
 
-def _show(page: str) -> None:
-    """Prints a page; a reader that closes early, such as ``head``, is no error."""
-    try:
-        print(page, flush=True)
-    except BrokenPipeError:
-        # Python flushes once more when it leaves; that must find an open file.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _dispatch(arguments: list[str]) -> int:
     from jepa_core import __version__
     from jepa_core.checks import hint
@@ -67,7 +56,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name in ("-h", "--help", "help"):
         from jepa_core.help import overview
 
-        _show(overview({verb: entry.summary for verb, entry in VERBS.items()}))
+        show(overview({verb: entry.summary for verb, entry in VERBS.items()}))
         return 0
     if name == "--version":
         print(f"jepa-core {__version__}")
@@ -75,56 +64,6 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in VERBS:
         raise ConfigError(f"expected a verb ({', '.join(VERBS)}), got {name!r}{hint(name, list(VERBS))}")
     return VERBS[name].run(rest)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Settings from the command line
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for."""
-
-    modality: Modality
-    settings: RunSettings
-
-
-def configure(overrides: Sequence[str]) -> Request:
-    """Modality and checked settings that ``key=value`` arguments name."""
-    from jepa_core.config import compose, split_override
-    from jepa_core.plugins import find_modality, find_recipe, installed
-
-    given = dict(map(split_override, overrides))
-    if "modality" not in given:
-        names = ", ".join(installed()) or "none is installed"
-        raise ConfigError(f"modality: expected modality=<name> ({names}), got none")
-    modality = find_modality(given["modality"])
-    recipe = given.get("recipe", "quickstart")
-    chosen = find_recipe(modality, recipe)
-    _say_repeated(overrides)
-    return Request(modality, compose(modality.schema, chosen, [*overrides, f"recipe={recipe}"]))
-
-
-def _say_repeated(overrides: Sequence[str]) -> None:
-    from jepa_core.config import repeated_keys
-
-    for path, value in repeated_keys(overrides).items():
-        print(f"jepa: {path} is given more than once; the last, {value}, counts", file=sys.stderr)
-
-
-def _take(overrides: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """Splits off the arguments of the verb itself, such as ``out=``, from the settings."""
-    from jepa_core.config import split_override
-
-    taken, rest = {}, []
-    for argument in overrides:
-        path, text = split_override(argument)
-        if path in names:
-            taken[path] = text
-        else:
-            rest.append(argument)
-    return taken, rest
 
 
 def _helped(verb: str, arguments: Sequence[str], usage: str) -> bool:
@@ -137,16 +76,11 @@ def _helped(verb: str, arguments: Sequence[str], usage: str) -> bool:
     if any(argument.startswith("modality=") for argument in overrides):
         from jepa_core.help import keys_page
 
-        request = configure(_take(overrides, "out")[1])
-        _show(keys_page(verb, request.modality, request.settings))
+        request = configure(take(overrides, "out")[1])
+        show(keys_page(verb, request.modality, request.settings))
     else:
         print(f"usage: {usage}\nmodalities: {', '.join(installed()) or 'none is installed'}")
     return True
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Verbs
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -170,7 +104,7 @@ def masks(arguments: Sequence[str]) -> int:
     )
     if _helped("masks", arguments, usage):
         return 0
-    own, overrides = _take(arguments, "out")
+    own, overrides = take(arguments, "out")
     out = Path(own.get("out", "masks.png"))
     if out.suffix != ".png":
         raise ConfigError(f"out: expected a file name that ends in .png, got {str(out)!r}")
@@ -187,9 +121,9 @@ def probe(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"usage: {usage}")
         return 0
-    own, overrides = _take(arguments, "run", "out")
-    run_dir, checkpoint = _run_and_checkpoint(_folder(own, usage))
-    request = _configure_as(checkpoint / "config.yaml", overrides)
+    own, overrides = take(arguments, "run", "out")
+    run_dir, checkpoint = run_and_checkpoint(folder(own, usage))
+    request = configure_as(checkpoint / "config.yaml", overrides)
     table = _probe(request, checkpoint)
     out = Path(own.get("out", run_dir / "probe.json"))
     from jepa_core.train.outcome import probe_summary, write_json
@@ -229,113 +163,48 @@ def _probe(request: Request, checkpoint: Path) -> Any:
     return table
 
 
-def _folder(own: dict[str, str], usage: str) -> Path:
-    if "run" not in own:
-        raise ConfigError(f"run: expected run=<folder>, got none; usage: {usage}")
-    folder = Path(own["run"])
-    if not folder.is_dir():
-        raise ConfigError(f"run: expected the folder of a run, got {str(folder)!r}: no such folder")
-    return folder
-
-
-def _run_and_checkpoint(folder: Path) -> tuple[Path, Path]:
-    """Run folder and checkpoint folder; of a run, its newest whole checkpoint."""
-    from jepa_core.train import checkpoint as checkpoints
-
-    if folder.resolve().parent.name == "checkpoints":
-        return folder.resolve().parent.parent, folder
-    return folder, checkpoints.newest(folder, lambda text: print(f"jepa: {text}", file=sys.stderr))
-
-
-def _configure_as(config: Path, overrides: Sequence[str]) -> Request:
-    """The settings a run was made with, then ``overrides``."""
-    from jepa_core.config import compose, recipe_layers
-    from jepa_core.plugins import find_modality
-
-    name = recipe_layers(config)[-1].values.get("modality")
-    modality = find_modality(str(name))
-    _say_repeated(overrides)
-    return Request(modality, compose(modality.schema, config, overrides))
-
-
-def embed(arguments: Sequence[str]) -> int:
-    """Writes frozen features of a data set as a table; see :mod:`jepa_core.evaluate.embed`."""
-    usage = (
-        "jepa embed <run folder or checkpoint folder> out=<table>.parquet [split=train|test|all] [layers=last,block_2] "
-        "[pooling=mean|max|tokens] [encoder=online|target] [key=value ...]"
-    )
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
-        return 0
-    from jepa_core.evaluate.embed import OPTIONS, parse_options, run_embedding
-
-    named = [argument if "=" in argument else f"run={argument}" for argument in arguments]
-    own, overrides = _take(named, "run", *OPTIONS)
-    run_dir, checkpoint = _run_and_checkpoint(_folder(own, usage))
-    options = parse_options(own)
-    request = _configure_as(checkpoint / "config.yaml", overrides)
-    return run_embedding(request.settings, request.modality, checkpoint, run_dir.resolve().name, options)
-
-
-def compare(arguments: Sequence[str]) -> int:
-    """Says whether two encoders see the same structure; see :mod:`jepa_core.compare`."""
-    usage = (
-        "jepa compare <a> <b> [out=comparison] [measures=linear_cka,mutual_knn,...] [layers=all] [groups=auto|none] "
-        "[mode=paired|class|spectrum] [key=value ...]   a, b: runs, checkpoints, .parquet, .npy, .npz, .safetensors; "
-        "a.key=value and b.key=value are settings of a run"
-    )
-    if {"-h", "--help"} & set(arguments):
-        from jepa_core.compare.verb import keys_page
-
-        _show(f"usage: {usage}\n{keys_page()}")
-        return 0
-    from jepa_core.compare.verb import read_arguments, run_comparison
-
-    request = read_arguments(arguments, usage)
-    found, page = run_comparison(request, _embed_run, lambda text: print(f"jepa: {text}", file=sys.stderr, flush=True))
-    for text in found.warnings:
-        print(f"jepa: {text}", file=sys.stderr)
-    _show("\n".join(part for part in (found.table() if found.scores else "", found.verdict()[1], str(page)) if part))
-    return 0
-
-
-def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:
-    """Embeds a run for a comparison; as ``jepa embed`` does."""
-    from jepa_core.evaluate.embed import parse_options, run_embedding
-
-    run_dir, checkpoint = _run_and_checkpoint(source)
-    request = _configure_as(checkpoint / "config.yaml", overrides)
-    run = run_dir.resolve().name
-    code = run_embedding(
-        request.settings, request.modality, checkpoint, run, parse_options({**options, "out": str(out)})
-    )
-    if code:
-        raise DataError(f"{source}: embedding ended with exit code {code}")
-
-
 def report(arguments: Sequence[str]) -> int:
     """Writes a run's ``report.html`` anew."""
     usage = "jepa report run=<run folder>"
     if {"-h", "--help"} & set(arguments):
         print(f"usage: {usage}")
         return 0
-    own, overrides = _take(arguments, "run")
+    own, overrides = take(arguments, "run")
     if overrides:
         raise ConfigError(f"{overrides[0].partition('=')[0]}: unknown key; usage: {usage}")
-    folder = _folder(own, usage)
+    run_dir = folder(own, usage)
     from jepa_core.report.html import write_report
 
-    print(write_report(folder))
+    print(write_report(run_dir))
     return 0
 
 
 def list_installed(arguments: Sequence[str]) -> int:
-    """Lists modalities, recipes, versions and load failures."""
-    if set(arguments) - {"-h", "--help"}:
-        raise ConfigError(f"jepa list takes no arguments, got {arguments[0]!r}")
+    """Lists modalities, recipes, probes, where each comes from, and load failures; ``.py`` files too where named."""
+    from jepa_core.plugins import is_file
+
+    wrong = [argument for argument in arguments if argument not in ("-h", "--help") and not is_file(argument)]
+    if wrong:
+        raise ConfigError(f"jepa list takes no arguments but .py files, got {wrong[0]!r}")
     from jepa_core.help import listing
 
-    _show("usage: jepa list" if arguments else listing())
+    show("usage: jepa list [<file>.py ...]" if {"-h", "--help"} & set(arguments) else listing(arguments))
+    return 0
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """Prints a shell's completion script; see :mod:`jepa_core.completion`."""
+    usage = "jepa completion bash|zsh|fish   (now: source <(jepa completion bash))"
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"shell: expected one of bash, zsh, fish, got {' '.join(arguments) or 'none'}; usage: {usage}"
+        )
+    from jepa_core.completion import script, words
+
+    show(script(arguments[0], words(list(VERBS), {name: verb.keys for name, verb in VERBS.items()})))
     return 0
 
 
@@ -364,19 +233,27 @@ def data(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: what runs it, and one line for ``jepa --help``."""
+    """A verb: what runs it, one line for ``jepa --help``, and its own keys besides the settings."""
 
     run: Callable[[Sequence[str]], int]
     summary: str
+    keys: tuple[str, ...] = ()
 
 
+_EMBED = ("run", "out", "split", "layers", "pooling", "encoder")
+_COMPARE = ("out", "measures", "mode", "layers", "layers_a", "layers_b", "groups", "permutations", "rows", "k", "seed")
+_NEAR = ("of", "k", "metric", "groups", "layer", "pooling", "out")
 VERBS: dict[str, Verb] = {
     "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
-    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>"),
-    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet"),
-    "compare": Verb(compare, "do two encoders see the same structure: jepa compare <a> <b>"),
-    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>"),
-    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png"),
+    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>", ("run", "out")),
+    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet", _EMBED),
+    "compare": Verb(compare, "do two encoders see the same structure: jepa compare <a> <b>", _COMPARE),
+    "neighbours": Verb(
+        neighbours, "nearest samples in such a table: jepa neighbours table.parquet of=<sample_id>", _NEAR
+    ),
+    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>", ("run",)),
+    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png", ("out",)),
     "data": Verb(data, "look at data: commands the modalities bring"),
-    "list": Verb(list_installed, "modalities, recipes, versions"),
+    "list": Verb(list_installed, "modalities, recipes, probes, and where each comes from"),
+    "completion": Verb(completion, "completion for a shell: source <(jepa completion bash)"),
 }

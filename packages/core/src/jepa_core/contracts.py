@@ -341,14 +341,13 @@ class Method(Protocol):
     def after_step(self, step: int) -> None:
         """Called once per optimiser step, ``step`` counted from 1: moves the target encoder.
 
-        A method may also offer ``compile_blocks()`` (for ``trainer.compile``) and ``momentum_now`` (logged).
+        A method may also offer ``compile_blocks()`` (for ``trainer.compile``), ``momentum_now`` (logged) and
+        ``diagnose()``: after a step, ``{name: {figure: scalar}}`` for the monitor, the same on all processes.
         """
         ...
 
 
 # Modalities
-
-
 class SampleSource(Protocol):
     """A data set that can be read at any index; it may be simulated."""
 
@@ -368,7 +367,7 @@ class SampleSource(Protocol):
 
 
 class Modality(Protocol):
-    """A plug-in, found through the entry-point group ``jepa.modalities``."""
+    """A plug-in of the entry-point group ``jepa.modalities``, or ``MODALITY`` of a file; ``recipes`` may be None."""
 
     name: str
     schema: type

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jepa_core import __version__
 from jepa_core.config import known_keys
-from jepa_core.plugins import LoadFailure, distribution, installed, modalities, recipes
+from jepa_core.plugins import LoadFailure, distribution, find_modality, installed, modalities, origin, recipes
 from jepa_core.schema import Key
 from jepa_core.settings import RunSettings
 
@@ -43,18 +45,41 @@ def overview(verbs: dict[str, str]) -> str:
     )
 
 
-def listing() -> str:
-    """The page of ``jepa list``: modalities with versions, recipes and load failures."""
-    blocks = [f"jepa-core {__version__}"]
-    for name, modality in modalities().items():
-        head = f"{name}  ({distribution(name)})"
+def listing(files: Sequence[str] = ()) -> str:
+    """The page of ``jepa list``: modalities, recipes, probes, where each comes from, and load failures.
+
+    Args:
+        files: ``.py`` files that bring a modality, listed beside what is installed.
+    """
+    blocks = [f"jepa-core {__version__}  ({Path(__file__).parent})"]
+    found = {**modalities(), **{name: find_modality(name) for name in files}}
+    for name, modality in found.items():
         if isinstance(modality, LoadFailure):
-            blocks.append(f"{head}\n  fails to load: {modality.error}")
+            blocks.append(f"{name}  ({distribution(name)})\n  fails to load: {modality.error}")
         else:
-            blocks.append(f"{head}\n{recipe_lines(modality)}")
-    if len(blocks) == 1:
+            blocks.append(f"{modality.name}  ({_source(modality)})\n{recipe_lines(modality)}\n{_probe_lines(modality)}")
+    if not found:
         blocks.append("no modality is installed; for example: pip install ./packages/core ./packages/lidar")
     return "\n\n".join(blocks)
+
+
+def _source(modality: Modality) -> str:
+    """Distribution and version, entry point or file, and where the recipes lie."""
+    points = [point.value for point in installed().get(modality.name, ())]
+    parts = [origin(modality), *points, f"recipes: {modality.recipes or 'its settings as they are declared'}"]
+    return "; ".join(parts)
+
+
+def _probe_lines(modality: Modality) -> str:
+    """What the run ends with, what can be probed while it trains, each with the function that does it."""
+    probe = type(modality).probe
+    said = (probe.__doc__ or "").partition("\n")[0].strip().rstrip(".")
+    lines = [f"  probe at the end: {said or 'not described'}  ({probe.__module__})"]
+    from jepa_core.evaluation_source import Evaluable  # it imports torch, which takes seconds
+
+    if isinstance(modality, Evaluable):
+        lines.append("  probe.every, jepa embed: its evaluation()  (" + type(modality).evaluation.__module__ + ")")
+    return "\n".join(lines)
 
 
 def recipe_lines(modality: Modality) -> str:

@@ -1,11 +1,15 @@
-"""Modalities found through the entry-point group ``jepa.modalities``, and the recipes each brings."""
+"""Modalities from the entry-point group ``jepa.modalities`` or from a Python file, and the recipes each brings."""
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
+import sys
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from jepa_core.checks import hint
@@ -15,6 +19,10 @@ if TYPE_CHECKING:  # contracts import torch, which takes seconds
     from jepa_core.contracts import Modality
 
 GROUP = "jepa.modalities"
+ATTRIBUTE = "MODALITY"
+"""What a file that brings a modality calls it."""
+DEFAULTS = "quickstart"
+"""The only recipe of a modality without recipe files: its settings as they are declared."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,12 @@ class Recipe:
 
     Attributes:
         name: what ``recipe=`` takes.
-        file: its YAML.
+        file: its YAML; None = the settings as they are declared.
         summary: the first line of the comment at its head.
     """
 
     name: str
-    file: Traversable
+    file: Traversable | None
     summary: str
 
 
@@ -60,23 +68,35 @@ def modalities() -> dict[str, Modality | LoadFailure]:
     return {name: _load(name, points) for name, points in installed().items()}
 
 
+def is_file(name: str) -> bool:
+    """Whether ``modality=`` names a Python file and no installed modality."""
+    return name.endswith(".py")
+
+
 def find_modality(name: str) -> Modality:
-    """The modality of this name.
+    """The modality of this name, or :data:`ATTRIBUTE` of the Python file at this path.
 
     Raises:
-        ConfigError: not installed, or it fails to load.
+        ConfigError: not installed, no such file, or it fails to load.
     """
+    if is_file(name):
+        return _from_file(Path(name))
     found = installed()
     if name not in found:
         known = ", ".join(found) or "none is installed"
         raise ConfigError(
-            f"modality: expected an installed one ({known}), got {name!r}{hint(name, list(found))}"
+            f"modality: expected an installed one ({known}) or a .py file, got {name!r}{hint(name, list(found))}"
             + ("" if found else "; install one, for example: pip install ./packages/core ./packages/lidar")
         )
     modality = _load(name, found[name])
     if isinstance(modality, LoadFailure):
         raise ConfigError(f"modality: {name} is installed and fails to load: {modality.error}")
     return modality
+
+
+def origin(modality: Modality) -> str:
+    """What brings a modality: distribution and version, or the file of its class."""
+    return distribution(modality.name) or str(inspect.getsourcefile(type(modality)) or "unknown")
 
 
 def distribution(name: str) -> str:
@@ -95,6 +115,39 @@ def _load(name: str, points: list[EntryPoint]) -> Modality | LoadFailure:
         return LoadFailure(name, " ".join(f"{type(error).__name__}: {error}".split()))
     problem = _contract_problem(name, modality)
     return modality if problem is None else LoadFailure(name, problem)
+
+
+def _from_file(path: Path) -> Modality:
+    """The modality that a file brings; the file is a module of its own name, so that loader processes find it too."""
+    if not path.is_file():
+        raise ConfigError(f"modality: expected an installed one or a .py file, got {str(path)!r}: no such file")
+    try:
+        module = _import_file(path.resolve())
+    # Foreign code, as above; a file that is one long program may even leave.
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"modality: {path} fails to load: {reason}") from error
+    modality = getattr(module, ATTRIBUTE, None)
+    if modality is None:
+        raise ConfigError(f"modality: expected {path} to define {ATTRIBUTE} = <its modality>, got a file without")
+    problem = _contract_problem(getattr(modality, "name", ""), modality)
+    if problem is not None:
+        raise ConfigError(f"modality: {path} cannot be used: {problem}")
+    return modality
+
+
+def _import_file(path: Path) -> ModuleType:
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    # At the end: a file beside the plug-in must not stand in for a library of the same name.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    found = importlib.util.find_spec(path.stem)
+    if found is None or found.origin != str(path):
+        where = "its name is no module's name" if found is None else f"a module of this name is {found.origin}"
+        raise ImportError(f"{where}; rename the file, as my_sensor.py")
+    return importlib.import_module(path.stem)
 
 
 def _contract_problem(name: str, modality: Any) -> str | None:
@@ -117,14 +170,16 @@ def _contract_problem(name: str, modality: Any) -> str | None:
 
 def recipes(modality: Modality) -> dict[str, Recipe]:
     """The recipes a modality brings, by name."""
-    folder: Traversable = modality.recipes
+    folder: Traversable | None = modality.recipes
+    if folder is None:
+        return {DEFAULTS: Recipe(DEFAULTS, None, "its settings as they are declared")}
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
     found = [Recipe(file.name.removesuffix(".yaml"), file, _summary(file)) for file in files]
     return {recipe.name: recipe for recipe in found}
 
 
-def find_recipe(modality: Modality, name: str) -> Traversable:
-    """A recipe by name, or by the path of a YAML file.
+def find_recipe(modality: Modality, name: str) -> Traversable | None:
+    """A recipe by name, or by the path of a YAML file; None = the settings as they are declared.
 
     Raises:
         ConfigError: there is none.

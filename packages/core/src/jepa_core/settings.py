@@ -101,6 +101,21 @@ class MonitorSettings:
 
 
 @dataclass
+class OnlineProbeSettings:
+    """Probes of the frozen encoder while it trains; they change neither its weights nor its random numbers.
+
+    Attributes:
+        every: optimiser steps between two probes (linear and kNN, on the mean token of labelled samples); 0 = off.
+        samples: labelled samples of each side of the split that they read, at most.
+        neighbours: k of the nearest-neighbour vote.
+    """
+
+    every: int = 0
+    samples: int = 512
+    neighbours: int = 20
+
+
+@dataclass
 class LoggingSettings:
     """Where figures go besides ``metrics.jsonl``.
 
@@ -120,7 +135,7 @@ class RunSettings:
     """One run.
 
     Attributes:
-        modality: name of the plug-in.
+        modality: name of an installed plug-in, or the path of a ``.py`` file that brings one.
         recipe: name of a recipe of that modality, or the path of a YAML file.
         seed: all randomness of the run comes from it.
         name: folder name below ``runs_dir``; None = ``<modality>-<recipe>``, numbered when it exists.
@@ -140,4 +155,5 @@ class RunSettings:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    probe: OnlineProbeSettings = field(default_factory=OnlineProbeSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jepa_core.settings import DataSettings, OptimizerSettings, RunSettings, TrainerSettings
+from jepa_core.settings import DataSettings, OnlineProbeSettings, OptimizerSettings, RunSettings, TrainerSettings
 
 SIMULATED = "simulated"
 
@@ -133,7 +133,7 @@ class LidarSettings:
 
 
 @dataclass
-class LidarProbeSettings:
+class LidarProbeSettings(OnlineProbeSettings):
     """The probe on frozen features: is there an object point in an occupied bird's-eye cell?
 
     Attributes:

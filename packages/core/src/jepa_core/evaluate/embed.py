@@ -27,7 +27,7 @@ from jepa_core.evaluate.share import Job, Share, Wanted, share_of
 from jepa_core.evaluate.table_writer import join_parts
 from jepa_core.evaluation_source import SPLITS, Evaluable, LabelledSource, Split
 from jepa_core.monitor.console import Console
-from jepa_core.plugins import distribution
+from jepa_core.plugins import origin
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import launch
@@ -178,7 +178,7 @@ def _metadata(config: RunSettings, modality: Modality, checkpoint: Path, run: st
         "format": TABLE_FORMAT,
         "version": __version__,
         "modality": modality.name,
-        "plugin": distribution(modality.name),
+        "plugin": origin(modality),
         "run": run,
         "step": str(manifest["step"]),
         "weights_sha256": manifest["sha256"]["model.safetensors"],

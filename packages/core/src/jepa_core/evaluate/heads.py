@@ -13,6 +13,7 @@ from jepa_core.checks import hint
 from jepa_core.contracts import Measurement
 from jepa_core.evaluate.attentive import AttentiveSettings, TokenSet, attentive_probe_accuracy
 from jepa_core.evaluate.probes import knn_accuracy, linear_probe_accuracy
+from jepa_core.settings import OnlineProbeSettings
 
 HEADS = ("linear", "knn", "attentive")
 LINEAR, KNN, ATTENTIVE = "linear", "kNN", "attentive"
@@ -29,12 +30,11 @@ MOST_TOKEN_BYTES = 2 * 2**30
 
 
 @dataclass
-class ProbeSettings:
+class ProbeSettings(OnlineProbeSettings):
     """The probe on frozen features of whole samples.
 
     Attributes:
         enabled: whether the run ends with the probe (it needs classes).
-        neighbours: k of the nearest-neighbour vote.
         encoder: ``online`` or ``target`` (the moving average, which the papers evaluate).
         layer: the block whose output is probed, counted from 0, before any norm; -1 = the last one after its norm.
         heads: what reads the features: ``linear`` and ``knn`` (pooled tokens), ``attentive`` (V-JEPA's probe, on all
@@ -43,7 +43,6 @@ class ProbeSettings:
     """
 
     enabled: bool = True
-    neighbours: int = 20
     encoder: Literal["online", "target"] = "online"
     layer: int = -1
     heads: list[str] = field(default_factory=lambda: ["linear", "knn"])

@@ -94,7 +94,7 @@ class Share:
         self.unreadable: list[tuple[str, str]] = []
         self._writer: TableWriter | None = None
         self._numbered = labels_are_numbers(job.source)
-        self._batches: Iterator[_Loaded] | None = iter(_loader(job, indices))
+        self._batches: Iterator[Loaded] | None = iter(_loader(job, indices))
 
     def advance(self, batches: int) -> None:
         """Goes through at most so many batches."""
@@ -161,7 +161,7 @@ class Share:
 
 
 @dataclass
-class _Loaded:
+class Loaded:
     """A batch without its bad samples; None where all were bad."""
 
     batch: Batch | None
@@ -169,16 +169,16 @@ class _Loaded:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-class _Chunks(Dataset):
+class Chunks(Dataset):
     """Runs of samples, each as one batch."""
 
-    def __init__(self, source: LabelledSource, indices: range, batch_size: int, seed: int) -> None:
+    def __init__(self, source: LabelledSource, indices: Sequence[int], batch_size: int, seed: int) -> None:
         self.source, self.indices, self.batch_size, self.seed = source, indices, batch_size, seed
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
-    def __getitem__(self, chunk: int) -> _Loaded:
+    def __getitem__(self, chunk: int) -> Loaded:
         samples, kept, seeds = [], [], []
         unreadable: list[tuple[str, str]] = []
         for index in self.indices[chunk * self.batch_size : (chunk + 1) * self.batch_size]:
@@ -192,14 +192,14 @@ class _Chunks(Dataset):
             kept.append(index)
             seeds.append(seed)
         if not kept:
-            return _Loaded(None, (), unreadable)
+            return Loaded(None, (), unreadable)
         names = tuple(self.source.sample_id(index) for index in kept)
         batch = Batch(self.source.collate(samples), torch.tensor(seeds, dtype=torch.int64), names)
-        return _Loaded(batch, tuple(kept), unreadable)
+        return Loaded(batch, tuple(kept), unreadable)
 
 
 def _loader(job: Job, indices: range) -> DataLoader:
-    chunks = _Chunks(job.source, indices, job.batch_size, job.seed)
+    chunks = Chunks(job.source, indices, job.batch_size, job.seed)
     generator = torch.Generator()  # without one of its own the loader would draw from the global one
     return DataLoader(
         chunks,

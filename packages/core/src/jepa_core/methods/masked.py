@@ -7,7 +7,7 @@ with other parts; with raw values as the target it is MAE (2111.06377).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -31,6 +31,7 @@ from jepa_core.contracts import (
 )
 from jepa_core.energy import reduce_energy
 from jepa_core.masking.source import MaskSource
+from jepa_core.methods import diagnosis
 from jepa_core.methods.agreement import ViewAgreement
 from jepa_core.methods.groups import decay_groups
 from jepa_core.seeds import random_keys
@@ -163,6 +164,7 @@ class MaskedPrediction(nn.Module):
         self.agreement = agreement
         self.monitor_rows = monitor_rows
         self.momentum_now = float("nan")
+        self._seen: diagnosis.Seen | None = None
 
     # ---------------------------------------------------------------------------------------------- training
 
@@ -210,10 +212,14 @@ class MaskedPrediction(nn.Module):
         if self.agreement is not None:
             named = self.agreement(context, step)
             total, terms = total + torch.stack(list(named.values())).sum(), {**terms, **named}
+        rows = self._picks(mask.targets.flat(), seeds)
         monitor = {
-            "context": self._rows(context.features, context.sites, seeds),
-            "target": self._rows(raw_BKMD.flatten(1, 2), mask.targets.flat(), seeds),
+            "context": _taken(context.features, self._picks(context.sites, seeds)),
+            "target": _taken(raw_BKMD.flatten(1, 2), rows),
         }
+        if index == 0:
+            compared = _taken(predicted_BKMD.flatten(1, 2), rows), _taken(target_BKMD.flatten(1, 2), rows)
+            self._seen = diagnosis.keep(context, target, mask.targets, condition, compared, self.views)
         return Losses(total, {name: value.detach() for name, value in terms.items()}, monitor)
 
     def _fill(self, tokens: Tokens) -> Tokens:
@@ -242,15 +248,14 @@ class MaskedPrediction(nn.Module):
         return total, {f"{name}/{regulariser.on}": value for name, value in named.items()}
 
     @torch.no_grad()
-    def _rows(self, features_BND: Tensor, sites: Sites, seeds: Tensor) -> Tensor:
-        """Random rows of the first kind, ``[monitor_rows, D]``; repeated where there are too few."""
+    def _picks(self, sites: Sites, seeds: Tensor) -> Tensor:
+        """Random places of the first kind among ``B N``, ``[monitor_rows]``; repeated where there are too few."""
         valid_BN = sites.kind_mask(0)
         keys = random_keys(seeds, valid_BN.shape[1], _MONITOR_STREAM).masked_fill(~valid_BN, -1).flatten()
         order = keys.topk(min(self.monitor_rows, keys.numel())).indices
         # Fewer valid rows than asked for: go round them again, without asking the device how many there are.
         count = valid_BN.sum().clamp(min=1, max=order.numel())
-        order = order[torch.arange(order.numel(), device=order.device) % count]
-        return features_BND.detach().flatten(0, 1)[order].float()
+        return order[torch.arange(order.numel(), device=order.device) % count]
 
     @torch.no_grad()
     def target_counts(self, batch: Batch) -> Tensor | None:
@@ -264,6 +269,15 @@ class MaskedPrediction(nn.Module):
         """Moves an EMA target once per optimiser step."""
         if isinstance(self.target, EmaTarget):
             self.momentum_now = self.target.update(self.encoder, step)
+
+    def diagnose(self) -> dict[str, dict[str, Tensor]]:
+        """Figures of the last micro-batch for the monitor, see :mod:`jepa_core.methods.diagnosis`; all call."""
+        if self._seen is None:
+            return {}
+        figures = diagnosis.diagnose(self._seen, self.predictor, self.energy)
+        if isinstance(self.target, EmaTarget):
+            figures["weights"] = diagnosis.target_motion(self.target.encoder, self.encoder, self.momentum_now)
+        return figures
 
     def compile_blocks(self) -> None:
         """Compiles what encoder and predictor offer for it (``torch.compile``); dynamic index maps stay outside."""
@@ -314,7 +328,7 @@ class MaskedPrediction(nn.Module):
             self.train(was_training)
         # A batch of views is embedded by the first of each sample.
         count = len(batch)
-        sites = tokens.sites if len(tokens.sites.ids) == count else _first_rows(tokens.sites, count)
+        sites = tokens.sites if len(tokens.sites.ids) == count else diagnosis.first_rows(tokens.sites, count)
         found = {name: Embedding(features[:count], sites) for name, features in tokens.layers.items()}
         return {"tokens": Embedding(tokens.features[:count], sites), **found}
 
@@ -337,11 +351,9 @@ def _all_tokens(encoder: Any, inputs: Any, layers: Sequence[int]) -> Tokens:
     return cast(Tokens, encoder.forward_layers(inputs, None, tuple(layers)))
 
 
-def _first_rows(sites: Sites, count: int) -> Sites:
-    def cut(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[:count]
-
-    return replace(sites, ids=sites.ids[:count], valid=cut(sites.valid), kind=cut(sites.kind))
+def _taken(features_BND: Tensor, places: Tensor) -> Tensor:
+    """Rows ``[R, D]``, detached."""
+    return features_BND.detach().flatten(0, 1)[places].float()
 
 
 def _kind_counts(targets: Sites) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jepa_core.distributed import gather_rows, world
 from jepa_core.monitor.metrics import collapse_metrics
-from jepa_core.monitor.verdict import NEEDED, Judge, Verdict
+from jepa_core.monitor.verdict import Judge, Verdict
 from jepa_core.settings import MonitorSettings
 
 
@@ -27,22 +27,28 @@ class CollapseMonitor:
         self._judge = Judge()
 
     @torch.no_grad()
-    def observe(self, step: int, features: Mapping[str, Tensor], losses: Mapping[str, float]) -> dict[str, float]:
+    def observe(
+        self,
+        step: int,
+        features: Mapping[str, Tensor],
+        losses: Mapping[str, float],
+        diagnosis: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, float]:
         """Measures one step, with one host synchronisation.
 
         Args:
             step: optimiser steps done.
             features: name to ``[R, D]`` rows of this process; at most ``rows`` of all processes are measured.
             losses: terms by name, already joined over processes; ``loss`` or ``total`` is the whole.
+            diagnosis: further figures by name, the same on all processes: what a method's ``diagnose()`` gives.
 
         Returns:
             ``monitor/<name>/<figure>`` to value. Features of fewer than two rows have only ``rows``; of features
             that are not finite all figures but ``rows``, ``dimensions`` and ``finite`` are NaN.
         """
         measured = {name: self._measure(rows) for name, rows in features.items()}
-        figures = _to_host(measured)
-        judged = {name: values for name, values in figures.items() if values.keys() >= NEEDED}
-        self._judge.update(step, judged, losses)
+        figures = _to_host({**measured, **(diagnosis or {})})
+        self._judge.update(step, figures, losses)
         return {f"monitor/{name}/{key}": value for name, values in figures.items() for key, value in values.items()}
 
     def _measure(self, rows_RD: Tensor) -> dict[str, Tensor | float]:
@@ -81,7 +87,7 @@ def _some_rows(rows_RD: Tensor, count: int) -> Tensor:
 
 
 def _to_host(measured: Mapping[str, Mapping[str, Tensor | float]]) -> dict[str, dict[str, float]]:
-    tensors = [v for values in measured.values() for v in values.values() if isinstance(v, Tensor)]
+    tensors = [v.float() for values in measured.values() for v in values.values() if isinstance(v, Tensor)]
     host = iter(torch.stack(tensors).tolist() if tensors else [])
     return {
         name: {key: next(host) if isinstance(value, Tensor) else value for key, value in values.items()}

@@ -25,11 +25,15 @@ SPEED_MEMORY = 0.9
 VERDICT_STYLES = {
     "healthy": "green",
     "warming": "cyan",
+    "target frozen": "yellow",
+    "predictor ignores": "yellow",
     "partial": "yellow",
     "total": "bold red",
     "diverging": "bold red",
 }
 
+
+PROBED = ("probe/kNN", "probe/linear")
 
 # Columns of tables in a file or a pipe, where there is no terminal to ask.
 FILE_COLUMNS = 110
@@ -204,7 +208,7 @@ class _View:
 def _fitting_status(metrics: Mapping[str, float], verdict: str, width: int) -> Text:
     """Verdict first (it must never be cut), then rank and losses while they fit."""
     line = Text(verdict, _verdict_style(verdict), no_wrap=True, overflow="ellipsis", end="")
-    for part in (_rank(metrics), *_losses(metrics)):
+    for part in (_rank(metrics), _probe(metrics), *_losses(metrics)):
         if part and line.cell_len + len(part) + 3 <= width:
             line.append(" · ", "dim").append(part)
     return line
@@ -214,7 +218,8 @@ def _line(step: int, total: int, metrics: Mapping[str, float], verdict: str, lef
     whole, *terms = _losses(metrics) or [""]
     losses = whole + (f" ({', '.join(terms)})" if terms else "")
     count = f"step {step:>{len(str(total))}}/{total}"
-    return "  ".join(filter(None, [count, losses, _rank(metrics), _speed(metrics), _duration(left_s), verdict]))
+    figures = [losses, _rank(metrics), _probe(metrics), _speed(metrics), _duration(left_s), verdict]
+    return "  ".join(filter(None, [count, *figures]))
 
 
 def _losses(metrics: Mapping[str, float]) -> list[str]:
@@ -230,6 +235,10 @@ def _rank(metrics: Mapping[str, float]) -> str:
             width = metrics.get(f"monitor/{name}/dimensions")
             return f"rank {metrics[key]:.0f}" + (f"/{width:.0f}" if width else "")
     return ""
+
+
+def _probe(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name[6:]} {value:.3f}" for name, value in metrics.items() if name in PROBED)
 
 
 def _speed(metrics: Mapping[str, float]) -> str:

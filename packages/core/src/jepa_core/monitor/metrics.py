@@ -119,6 +119,17 @@ def spectrum_slope(eigenvalues: Tensor, first: int = 1, last: int | None = None)
     return -(index * log_l).sum() / index.square().sum()
 
 
+def _slope_above_zero(eigenvalues: Tensor) -> Tensor:
+    """:func:`spectrum_slope` of those above 0, in falling order; 0 where there are fewer than two. No host is asked."""
+    weight = (eigenvalues > 0).to(eigenvalues.dtype)
+    index = torch.arange(1, len(eigenvalues) + 1, device=weight.device, dtype=weight.dtype).log()
+    log_l = eigenvalues.clamp(min=torch.finfo(eigenvalues.dtype).tiny).log()
+    count = weight.sum().clamp(min=1)
+    index = (index - (index * weight).sum() / count) * weight
+    spread = index.square().sum()
+    return torch.where(spread > 0, -(index * log_l).sum() / spread.clamp(min=torch.finfo(spread.dtype).tiny), 0.0)
+
+
 def alpha_req(features: Tensor, first: int = 1, last: int | None = None) -> Tensor:
     """Alpha-ReQ (Agrawal et al., NeurIPS 2022): power-law exponent of the covariance spectrum.
 
@@ -165,20 +176,28 @@ def collapse_metrics(features: Tensor, tau: float = 1e-3) -> dict[str, Tensor]:
 
     Returns:
         Scalar float32 tensors on the device of the features: ``std_mean``, ``std_min``, ``normalised_std``,
-        ``mean_cosine``, ``dead_dimensions``, ``mean_norm``, ``effective_rank`` (of centred singular values; 1 for
-        constant features), ``participation_ratio`` and ``top_eigenvalue_share`` (0 for constant features).
+        ``normalised_std_min``, ``variance`` (mean over dimensions), ``mean_cosine``, ``dead_dimensions``,
+        ``mean_norm``, ``effective_rank`` and ``rankme`` (of *centred* singular values, with ``eps`` 0 and 1e-7; both 1
+        for constant features), ``alpha_req`` (over all eigenvalues above rounding; 0 for constant features),
+        ``participation_ratio`` and ``top_eigenvalue_share`` (0 for constant features).
     """
     rows = _rows(features)
-    eigenvalues = _gram_eigenvalues(rows, torch.finfo(features.dtype).eps)
+    # A Gram matrix in float64 resolves no better than the root of float64's own step.
+    eigenvalues = _gram_eigenvalues(rows, max(torch.finfo(features.dtype).eps, 1e-7))
     std_D = dimension_std(rows)
+    unit_std_D = dimension_std(functional.normalize(rows, dim=1)) * rows.shape[1] ** 0.5
     metrics = {
         "std_mean": std_D.mean(),
         "std_min": std_D.min(),
-        "normalised_std": normalised_std(rows),
+        "variance": std_D.square().mean(),
+        "normalised_std": unit_std_D.mean(),
+        "normalised_std_min": unit_std_D.min(),
         "mean_cosine": mean_pairwise_cosine(rows),
         "dead_dimensions": (std_D < tau).sum(),
         "mean_norm": rows.norm(dim=1).mean(),
         "effective_rank": entropy_rank(eigenvalues.sqrt()),
+        "rankme": entropy_rank(eigenvalues.sqrt(), eps=1e-7),
+        "alpha_req": _slope_above_zero(eigenvalues.flip(0)),
         "participation_ratio": participation(eigenvalues),
         "top_eigenvalue_share": _share(eigenvalues).amax(),
     }

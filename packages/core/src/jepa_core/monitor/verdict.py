@@ -17,7 +17,9 @@ HEALTHY = "healthy"
 PARTIAL = "partial collapse"
 TOTAL = "total collapse"
 DIVERGING = "diverging"
-STATES = (WARMING_UP, HEALTHY, PARTIAL, TOTAL, DIVERGING)
+FROZEN = "target frozen"
+IGNORES = "predictor ignores its input"
+STATES = (WARMING_UP, HEALTHY, FROZEN, IGNORES, PARTIAL, TOTAL, DIVERGING)
 """From harmless to worst; of several features the worst one speaks."""
 
 PATIENCE = 3
@@ -29,7 +31,25 @@ SPREAD_TOTAL = 0.05
 SPREAD_FLOOR = 0.01
 """Below the floor features are one point, whatever the run began with."""
 
+USE_ALARM = 1e-5
+"""Share of the predictions' variance that another sample's context changes, below which the context is not used.
+
+Narrow predictors begin there (7e-6 after the first step of the images' quickstart), so that they get twice the time.
+"""
+SAMPLE_ALARM = 1e-4
+"""Share of the target's variance between samples at the same site, below which features do not depend on the input."""
+MOVED_ALARM = 1e-9
+"""Step of a moving average over the size of its weights, below which float32 weights stay as they are."""
+
 HELP = {
+    FROZEN: (
+        "What usually helps: a momentum below 1, and a look whether after_step() reaches the target; where a fixed "
+        "target is meant, use the policy frozen."
+    ),
+    IGNORES: (
+        "What usually helps: check that the context reaches the predictor, hide less, and a predictor of more than "
+        "one layer; what is left to learn from is the place alone."
+    ),
     PARTIAL: "What usually helps: a variance or covariance term, a slower target encoder, a lower learning rate.",
     TOTAL: (
         "What usually helps: check that no gradient reaches the target encoder, move it more slowly, lower the "
@@ -63,7 +83,7 @@ class Verdict:
     @property
     def alarm(self) -> bool:
         """Whether something is wrong."""
-        return self.state in (PARTIAL, TOTAL, DIVERGING)
+        return self.state not in (WARMING_UP, HEALTHY)
 
 
 def rank_alarm(dimensions: float, rows: float) -> float:
@@ -141,17 +161,19 @@ class Judge:
         self._recent: list[_Finding] = []
         self._state = WARMING_UP
         self._since: int | None = None
+        self._moved = False
 
     def update(self, step: int, features: Mapping[str, Mapping[str, float]], losses: Mapping[str, float]) -> None:
         """Takes one measurement.
 
         Args:
             step: optimiser steps done.
-            features: for each kind (``target``, ``context``) its figures: at least :data:`NEEDED`, and
-                ``finite`` (0 where any feature is not).
+            features: for each kind (``target``, ``context``) its figures: at least :data:`NEEDED`, and ``finite`` (0
+                where any feature is not); and of a method's diagnosis ``prediction``, ``samples`` and ``weights``.
             losses: terms by name; ``loss`` or ``total`` is the whole, otherwise their sum.
         """
-        findings = [*(self._judge(step, *item) for item in features.items()), self._judge_loss(step, losses)]
+        findings = [self._judge(step, name, each) for name, each in features.items() if each.keys() >= NEEDED]
+        findings += [self._judge_loss(step, losses), self._judge_diagnosis(step, features)]
         finding = max(findings, key=lambda f: STATES.index(f.state))
         self._measured += 1
         self._recent = [*self._recent[1 - PATIENCE :], finding]
@@ -194,6 +216,25 @@ class Judge:
             f"{self._state.capitalize()} since step {self._since}, but the last measurements differ: {latest.reason}"
         )
         return sentence, self._since, latest.evidence, self._state
+
+    def _judge_diagnosis(self, step: int, features: Mapping[str, Mapping[str, float]]) -> _Finding:
+        share = features.get("samples", {}).get("share", math.inf)
+        if share < SAMPLE_ALARM:
+            reason = f"{share:.1e} of the target's variance lies between samples: features tell the place and no more."
+            return _Finding(step, TOTAL, TOTAL, reason, {"samples/share": share})
+        use = features.get("prediction", {}).get("context_use", math.inf)
+        if use < USE_ALARM and (use == 0 or self._measured >= PATIENCE):
+            reason = f"another sample's context changes {use:.1e} of the predictions' variance."
+            return _Finding(step, IGNORES, IGNORES, reason, {"prediction/context_use": use})
+        weights = features.get("weights", {})
+        self._moved |= weights.get("moved", math.inf) > MOVED_ALARM
+        if not self._moved:
+            reason = (
+                f"the target has not moved in any measurement, and the online encoder is {weights['distance']:.3f} of "
+                "its size away."
+            )
+            return _Finding(step, FROZEN, FROZEN, reason, {"weights/distance": weights["distance"]})
+        return _Finding(step, HEALTHY, HEALTHY, "", {})
 
     def _judge_loss(self, step: int, losses: Mapping[str, float]) -> _Finding:
         broken = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -271,6 +312,7 @@ class Judge:
             "recent": [_finding_to_json(finding) for finding in self._recent],
             "state": self._state,
             "since": self._since,
+            "moved": self._moved,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,6 +325,7 @@ class Judge:
             for item in state["recent"]
         ]
         self._state, self._since = state["state"], state["since"]
+        self._moved = state.get("moved", False)  # not in checkpoints of earlier versions
 
 
 def judge_history(rows: Iterable[Mapping[str, Any]]) -> Verdict:
@@ -294,10 +337,9 @@ def judge_history(rows: Iterable[Mapping[str, Any]]) -> Verdict:
             if key.startswith("monitor/") and key.count("/") >= 2 and isinstance(value, int | float):
                 _, name, figure = key.split("/", 2)
                 features.setdefault(name, {})[figure] = value
-        complete = {name: figures for name, figures in features.items() if figures.keys() >= NEEDED}
-        if complete:
+        if any(figures.keys() >= NEEDED for figures in features.values()):
             losses = {key: value for key, value in row.items() if key == "loss" or key.startswith("loss/")}
-            judge.update(int(row["step"]), complete, losses)
+            judge.update(int(row["step"]), features, losses)
     return judge.verdict()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from jepa_core.contracts import Sites, Tokens
 from jepa_core.lattice import Lattice
-from jepa_core.nn.position import Pairing, Rotation, rotary
+from jepa_core.nn.position import Pairing, Rotation, rotary, sin_cos_table
 from jepa_core.nn.transformer import NormPlace, Transformer, clean, init_linear, scale_residuals_by_depth
 
 Stem = Literal["linear", "mlp", "none"]
@@ -111,7 +112,8 @@ class PatchEncoder(nn.Module):
         size: width, depth, heads.
         channels: width of a flattened patch.
         lattice: that is usual; its position table is computed once.
-        codes: position codes of a lattice, float32 ``[N, D]``; of no rows where there are none to add.
+        codes: position codes of a lattice, float32 ``[N, D]``, of no rows where there are none to add; None = the fixed
+            sine-cosine codes of :func:`jepa_core.nn.position.sin_cos_table`.
         pairing: of rotary positions, see :func:`jepa_core.nn.position.rotary`; None = not rotary.
         stored: whether the table belongs to the weights; else it follows from the lattice and is not saved.
         stem: see :class:`PatchEmbedding`.
@@ -128,7 +130,7 @@ class PatchEncoder(nn.Module):
         size: Size,
         channels: int,
         lattice: Lattice,
-        codes: Callable[[Lattice], Tensor],
+        codes: Callable[[Lattice], Tensor] | None = None,
         pairing: Pairing | None = None,
         stored: bool = False,
         stem: Stem = "linear",
@@ -138,6 +140,7 @@ class PatchEncoder(nn.Module):
         norm: NormPlace = "pre",
     ) -> None:
         super().__init__()
+        codes = partial(sin_cos_table, width=size.width) if codes is None else codes
         self.size, self.lattice, self.codes, self.pairing = size, lattice, codes, pairing
         self.patch_embed = PatchEmbedding(channels, size.width, stem)
         self.transformer = Transformer(

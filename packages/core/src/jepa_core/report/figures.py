@@ -80,8 +80,10 @@ def _is_bookkeeping(key: str) -> bool:
 
 
 def _training_plans(keys: Sequence[str]) -> list[_Plan]:
+    probed = {key: key.removeprefix("probe/") for key in keys if key in ("probe/linear", "probe/kNN")}
     terms = {key: key.removeprefix("loss/") for key in keys if key == "loss" or key.startswith("loss/")}
-    plans = [_Plan("Loss", {"loss": "loss"} if "loss" in terms else {})]
+    plans = [_Plan("Probe while training", probed, "Accuracy of the frozen mean token; step 0 is untrained.")]
+    plans += [_Plan("Loss", {"loss": "loss"} if "loss" in terms else {})]
     parts = {key: name for key, name in terms.items() if key != "loss"}
     chunks = [dict(list(parts.items())[i : i + len(SERIES)]) for i in range(0, len(parts), len(SERIES))]
     plans += [_Plan("Loss terms", chunk) for chunk in chunks]
@@ -117,13 +119,36 @@ def _collapse_plans(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> l
             0.0,
         ),
         _Plan("Mean cosine", of("mean_cosine"), "Between features of different sites. 1 means all are alike."),
-        _Plan("RankMe", of("rankme"), "An alarm, not a score. Dashed: the alarm line.", lines, 0.0),
+        _Plan("RankMe, centred", of("rankme"), "An alarm, not a score. Dashed: the alarm line.", lines, 0.0),
         _Plan("Effective rank, centred", of("effective_rank"), "Dashed: the alarm line.", lines, 0.0),
         _Plan("Dead dimensions", of("dead_dimensions"), "Dimensions that no longer vary.", floor=0.0),
         _Plan(
             "Largest eigenvalue",
             of("top_eigenvalue_share"),
             "Share of all variance that lies in one direction.",
+            floor=0.0,
+        ),
+        _Plan("Spectrum slope, alpha-ReQ", of("alpha_req"), "Eigenvalue i falls as i to the power of minus alpha."),
+        _Plan(
+            "Variance of a dimension", of("variance"), "Mean over dimensions, in the unit of the features.", floor=0.0
+        ),
+        _Plan(
+            "Prediction error over that of the mean",
+            of("relative_error"),
+            "1 is no better than always predicting the batch's mean target.",
+            floor=0.0,
+        ),
+        _Plan(
+            "What samples and contexts tell",
+            {**of("share", ": target variance between samples"), **of("context_use", ": change with another context")},
+            "Shares of variance at the same site. 0: features, or predictions, tell the place and no more.",
+            floor=0.0,
+        ),
+        _Plan("LiDAR rank of views", of("lidar_rank"), "Directions that tell samples apart across views.", floor=0.0),
+        _Plan(
+            "Online encoder to target",
+            of("distance", ": distance") | of("moved", ": last step"),
+            "Over all weights, as a share of their size.",
             floor=0.0,
         ),
     ]

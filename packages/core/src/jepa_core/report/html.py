@@ -16,13 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from jepa_core.monitor.loggers import read_metrics, replace_text
-from jepa_core.monitor.verdict import DIVERGING, HEALTHY, PARTIAL, TOTAL, WARMING_UP, judge_history
+from jepa_core.monitor.verdict import DIVERGING, FROZEN, HEALTHY, IGNORES, PARTIAL, TOTAL, WARMING_UP, judge_history
 from jepa_core.report.figures import Chart, curve_charts, is_trained, probe_chart
 from jepa_core.results import picture_format
 
 QUARANTINE_SHOWN = 50
 
-TONES = {HEALTHY: "good", PARTIAL: "warn", TOTAL: "bad", DIVERGING: "bad"}
+TONES = {HEALTHY: "good", FROZEN: "warn", IGNORES: "warn", PARTIAL: "warn", TOTAL: "bad", DIVERGING: "bad"}
 
 
 @dataclass

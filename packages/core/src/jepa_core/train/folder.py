@@ -28,8 +28,8 @@ class RunFolder:
 
 
 def base_name(config: RunSettings) -> str:
-    """The run's name before numbering; a recipe given as a path counts by its file name."""
-    name = config.name or f"{config.modality}-{Path(config.recipe).stem}"
+    """The run's name before numbering; a modality or recipe given as a path counts by its file name."""
+    name = config.name or f"{Path(config.modality).stem}-{Path(config.recipe).stem}"
     if not name or Path(name).name != name:
         raise ConfigError(f"name: expected a folder name without separators, got {name!r}; use runs_dir for the place")
     return name

@@ -36,6 +36,13 @@ class Meter:
         yield
         self._wait_s += time.perf_counter() - start_s
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Time inside does not count."""
+        start_s = time.perf_counter()
+        yield
+        self._start_s += time.perf_counter() - start_s
+
     def step(self) -> None:
         """One optimiser step is done."""
         self._steps += 1

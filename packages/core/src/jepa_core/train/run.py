@@ -22,9 +22,11 @@ from jepa_core.train import dry_run, launch, outcome, state
 from jepa_core.train.environment import describe_environment
 from jepa_core.train.folder import RunFolder, check_shared, open_folder
 from jepa_core.train.launch import Choice, Launch
+from jepa_core.train.limits import check_settings
 from jepa_core.train.meter import peak_rss_mib
+from jepa_core.train.online_probe import build_online_probe
 from jepa_core.train.recorder import check_trackers
-from jepa_core.train.trainer import Parts, Trainer, check_settings, summary
+from jepa_core.train.trainer import Parts, Trainer
 
 # A launcher ends all processes as soon as one has failed; process 0 must have told why by then.
 _LAST_WORD_S = 2.0
@@ -74,9 +76,10 @@ def _run(config: RunSettings, modality: Modality, config_text: str, started: Lau
     control = started.control
     # First, so that data or settings that cannot be leave no folder behind.
     source, method = control.agree(lambda: _build(config, modality))
+    probe = control.agree(lambda: build_online_probe(config, modality, started.device))
     folder = control.first(lambda: open_folder(config, console.warn))
     control.agree(lambda: check_shared(folder.path))
-    parts = Parts(method, source, config, config_text, started, folder.path, console)
+    parts = Parts(method, source, config, config_text, started, folder.path, console, probe)
     with value_errors_are_users():
         trainer = Trainer(parts)
     choices = [("run folder", str(folder.path), folder.reason), *started.choices, *trainer.choices]
@@ -175,9 +178,9 @@ def _write_result(
 ) -> Verdict:
     """``result.json``, and the verdict in it."""
     figures = {
-        "modality": config.modality,
+        "modality": Path(config.modality).stem,
         "recipe": config.recipe,
-        **summary(trainer),
+        **trainer.summary(),
         "probe_seconds": seconds,
         "peak_rss_mib": peak_rss_mib(),
         "bad_samples": len(trainer.quarantine.bad),

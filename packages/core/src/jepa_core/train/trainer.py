@@ -35,6 +35,7 @@ from jepa_core.train.blocks import batch_norms, compile_blocks
 from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
+from jepa_core.train.online_probe import OnlineProbe
 from jepa_core.train.recorder import Recorder
 from jepa_core.train.schedule import rates_at
 from jepa_core.train.stop import StopRequest
@@ -53,6 +54,7 @@ class Parts:
         launch: processes and device.
         run_dir: the run folder.
         console: talks on process 0 only.
+        probe: reads the frozen encoder every ``probe.every`` steps; None = none does.
     """
 
     method: Any
@@ -62,22 +64,7 @@ class Parts:
     launch: Launch
     run_dir: Path
     console: Console
-
-
-def check_settings(config: RunSettings) -> None:
-    """Refuses impossible trainer and optimiser settings by name."""
-    least = {"max_steps": 1, "batch_size": 1, "accumulation": 1, "log_every": 1, "checkpoint_every": 0}
-    for name, minimum in {**least, "keep_checkpoints": 0, "clip_norm": 0}.items():
-        if getattr(config.trainer, name) < minimum:
-            raise ConfigError(f"trainer.{name}: expected at least {minimum}, got {getattr(config.trainer, name)}")
-    if config.monitor.every < 0:
-        raise ConfigError(f"monitor.every: expected at least 0, got {config.monitor.every}")
-    if config.monitor.stop_on_collapse and config.monitor.every == 0:
-        raise ConfigError("monitor.stop_on_collapse: nothing is measured with monitor.every=0; set it to 1 or more")
-    if config.dry_run and config.resume is not None:
-        raise ConfigError(f"dry_run: shows a run from its start, got resume={config.resume} too; leave one out")
-    optim.check_settings(config.optimizer)
-    rates_at(1, config.trainer.max_steps, config.optimizer)  # refuses a warm-up longer than the run
+    probe: OnlineProbe | None = None
 
 
 class Trainer:
@@ -86,7 +73,7 @@ class Trainer:
     def __init__(self, parts: Parts) -> None:
         self.config, self.launch, self.console = parts.config, parts.launch, parts.console
         self.run_dir, self.method, self._config_text = parts.run_dir, parts.method, parts.config_text
-        self._source = parts.source
+        self._source, self._probe = parts.source, parts.probe
         settings, launch = parts.config.trainer, parts.launch
         self.method.to(launch.device).train()
         self.groups = list(self.method.parameter_groups())
@@ -194,6 +181,8 @@ class Trainer:
             return True
         self._open()
         try:
+            if self.step == 0 and self._probe is not None:
+                self._recorder.write(0, self._probed(self._probe), "")
             with StopRequest() as stop:
                 done = self._loop(stop)
         finally:
@@ -327,12 +316,13 @@ class Trainer:
         log = self.step == 1 or self.step % self.config.trainer.log_every == 0 or self._is_last()
         every = self.config.monitor.every
         measure = every > 0 and self.step % every == 0
-        if not (log or measure):
+        probed = self._probed(self._probe) if self._probe is not None and self._probe.is_due(self.step) else {}
+        if not (log or measure or probed):
             return
         terms = self._joined_terms(losses)
-        measured = self.monitor.observe(self.step, losses[-1].monitor, terms) if measure else {}
+        measured = self.monitor.observe(self.step, losses[-1].monitor, terms, self._diagnosis()) if measure else {}
         verdict = self.monitor.verdict()
-        metrics = {**terms, **(self._figures(norm) if log else {}), **measured}
+        metrics = {**terms, **(self._figures(norm) if log else {}), **measured, **probed}
         self._recorder.write(self.step, metrics, verdict.headline if every else "")
         if log:
             self._meet_bad_samples()
@@ -342,6 +332,14 @@ class Trainer:
             raise CollapseError(
                 f"{verdict.sentence} Stopped by monitor.stop_on_collapse at step {self.step}; saved {saved}"
             )
+
+    def _diagnosis(self) -> Mapping[str, Mapping[str, Tensor]]:
+        diagnose = getattr(self.method, "diagnose", None)
+        return {} if diagnose is None else diagnose()
+
+    def _probed(self, probe: OnlineProbe) -> Mapping[str, float]:
+        with self._meter.pausing():
+            return self.launch.control.agree(lambda: probe.measure(self.method))
 
     def _anywhere(self, here: bool) -> bool:
         """Whether it holds on any process: figures near a limit may round differently on another GPU."""
@@ -376,12 +374,7 @@ class Trainer:
         every = self.config.trainer.checkpoint_every
         return self._is_last() or (every > 0 and self.step % every == 0)
 
-
-def summary(trainer: Trainer) -> Mapping[str, float]:
-    """Steps, seconds, and mean samples a second over the whole run, resumes included."""
-    samples = trainer.step * trainer.samples_per_step
-    return {
-        "steps": trainer.step,
-        "seconds": trainer.seconds,
-        "samples_per_s": samples / trainer.seconds if trainer.seconds else 0.0,
-    }
+    def summary(self) -> Mapping[str, float]:
+        """Steps, seconds, and mean samples a second over the whole run, resumes included."""
+        speed = self.step * self.samples_per_step / self.seconds if self.seconds else 0.0
+        return {"steps": self.step, "seconds": self.seconds, "samples_per_s": speed}

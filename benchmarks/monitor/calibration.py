@@ -1,0 +1,228 @@
+"""How often the monitor's verdict is right: runs made to fail and healthy ones, on samples of all modalities.
+
+    python benchmarks/monitor/calibration.py                         # all runs; takes hours on two cores
+    python benchmarks/monitor/calibration.py --modalities motion --faults "momentum 1" --seeds 0
+
+Each run's verdict is held against what was done to it and, where that does not settle it, against its features on data
+as evaluation sees them, measured after the run by other code than the monitor's. Runs that are in the results file are
+not made again. Writes benchmarks/monitor/results/calibration.json and CALIBRATION.md beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from faults import FAULTS, Fault, Faulty
+
+from jepa_core.config import compose, to_yaml
+from jepa_core.contracts import Method, Modality
+from jepa_core.data.loader import Loader
+from jepa_core.data.sampler import Sampler
+from jepa_core.errors import CollapseError, DivergenceError
+from jepa_core.monitor.loggers import read_metrics
+from jepa_core.monitor.verdict import DIVERGING, HEALTHY, PARTIAL, TOTAL, judge_history
+from jepa_core.plugins import find_modality, find_recipe
+from jepa_core.train.checkpoint import load_into, load_model, newest
+from jepa_core.train.run import build_method, run_training
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "calibration.json"
+COMMON = [
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "data.workers=0",
+    "logging.trackers=[]",
+    "logging.progress=off",
+    "trainer.threads=1",
+]
+SMALL = {
+    "motion": ["motion.persons=8", "trainer.batch_size=16"],
+    "causal": ["trainer.batch_size=16", "data.episodes=64", "data.test_episodes=8"],
+    "vision": ["trainer.batch_size=16", "data.height=36", "data.width=36"],
+    "audio": ["trainer.batch_size=8"],
+    "video": ["trainer.batch_size=8"],
+    "lidar": ["trainer.batch_size=4", "data.root=simulated", "data.scenes=32", "data.azimuths=128"],
+}
+STEPS = {"motion": 150, "causal": 150, "vision": 150, "audio": 120, "video": 100, "lidar": 80}
+MEASUREMENTS = 25
+EXAMPLE = HERE.parents[1] / "examples" / "own_modality.py"
+
+# What the features say, by the same lines for all: of tokens on data as evaluation sees them.
+TOTAL_BELOW, SAME_BELOW, RANK_LOST = 0.05, 1e-3, 0.25
+
+
+def configured(name: str, fault: Fault, seed: int, runs: Path) -> tuple[Modality, Any]:
+    """Modality and settings of a run."""
+    modality = find_modality(str(EXAMPLE) if name == "motion" else name)
+    steps = STEPS[name]
+    recipe = find_recipe(modality, "quickstart")
+    common = [*COMMON, *SMALL[name], f"trainer.max_steps={steps}", f"seed={seed}", f"runs_dir={runs}", "name=run"]
+    common += [f"monitor.every={max(1, steps // MEASUREMENTS)}", "trainer.log_every=10"]
+    rate = compose(modality.schema, recipe, common).optimizer.lr
+    return modality, compose(modality.schema, recipe, [*common, *(s.format(lr=100 * rate) for s in fault.settings)])
+
+
+def one_run(name: str, fault_name: str, seed: int) -> dict[str, Any]:
+    """Trains, asks the monitor, measures the features."""
+    fault, runs = FAULTS[fault_name], Path(tempfile.mkdtemp())
+    start_s = time.perf_counter()
+    try:
+        modality, config = configured(name, fault, seed, runs)
+        faulty = cast(Modality, Faulty(modality, fault, STEPS[name]))
+        ended = "done"
+        try:
+            run_training(config, faulty, to_yaml(config))
+        except (DivergenceError, CollapseError) as error:
+            ended = type(error).__name__
+        rows = read_metrics(runs / "run" / "metrics.jsonl")
+        verdict = judge_history(rows)
+        state = DIVERGING if ended == "DivergenceError" else verdict.state
+        truth = features_say(config, faulty, runs / "run") if ended == "done" else {"finite": 0.0}
+        return {
+            "modality": name,
+            "fault": fault_name,
+            "seed": seed,
+            "verdict": state,
+            "sentence": verdict.sentence,
+            "first_alarm": first_alarm(rows),
+            "steps": STEPS[name],
+            "ended": ended,
+            "features": truth,
+            "seconds": time.perf_counter() - start_s,
+        }
+    finally:
+        shutil.rmtree(runs, ignore_errors=True)
+
+
+def first_alarm(rows: list[dict[str, Any]]) -> int | None:
+    """The step at which the alarm that lasted to the end was first raised; None without one."""
+    judged = [(int(rows[n]["step"]), judge_history(rows[: n + 1]).alarm) for n in range(len(rows))]
+    lasting = list(itertools.takewhile(lambda pair: pair[1], reversed(judged)))
+    return lasting[-1][0] if lasting else None
+
+
+@torch.no_grad()
+def features_say(config: Any, modality: Modality, run: Path) -> dict[str, float]:
+    """Spread, rank and share between samples of the tokens of one batch of data, trained and untrained."""
+    torch.manual_seed(0)
+    trained = build_method(config, modality)
+    checkpoint = newest(run, print)
+    load_into(trained, load_model(checkpoint), str(checkpoint))
+    untrained = build_method(config, modality)
+    # Real data, whatever the run was given.
+    source = cast(Any, modality)._modality.sources(config)
+    if cast(Any, modality)._fault.constant_inputs:
+        source = modality.sources(config)
+    batch = Loader(source, Sampler(len(source), 12345, 32), 12345).peek()
+    found: dict[str, float] = {}
+    for name, method in (("trained", trained), ("untrained", untrained)):
+        for figure, value in token_figures(method.eval(), batch).items():
+            found[f"{name}/{figure}"] = value
+    return found
+
+
+def token_figures(method: Method, batch: Any) -> dict[str, float]:
+    """Figures of tokens ``[B, N, D]`` at valid sites, in float64 and with singular values."""
+    embedding = next(iter(method.embed(batch).values()))
+    features = embedding.features.double()
+    finite = bool(torch.isfinite(features).all())
+    if not finite:
+        return {"finite": 0.0}
+    valid = torch.ones(features.shape[:2], dtype=torch.bool)
+    if embedding.sites is not None:
+        valid = embedding.sites.valid_mask()
+    rows = features[valid]
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:2048]]
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    spectrum = torch.linalg.svdvals(rows - rows.mean(0))
+    share = spectrum / spectrum.sum().clamp(min=1e-300)
+    pooled = torch.where(valid[..., None], features, 0.0).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+    return {
+        "finite": 1.0,
+        "spread": float(unit.std(0).mean() * rows.shape[1] ** 0.5),
+        "rank": float(torch.special.entr(share).sum().exp()),
+        "between_samples": float(pooled.var(0).sum() / rows.var(0).sum().clamp(min=1e-300)),
+    }
+
+
+def right_verdicts(run: dict[str, Any]) -> tuple[str, ...]:
+    """The verdicts that name a run rightly."""
+    fault, figures = FAULTS[run["fault"]], run["features"]
+    if fault.named_by:
+        return tuple(fault.named_by)
+    if run["ended"] == "DivergenceError" or not figures.get("trained/finite", 0.0):
+        return (DIVERGING,)
+    if figures["trained/spread"] < TOTAL_BELOW or figures["trained/between_samples"] < SAME_BELOW:
+        return (TOTAL, DIVERGING)
+    if figures["trained/rank"] < RANK_LOST * figures["untrained/rank"]:
+        return (PARTIAL, DIVERGING)
+    return (HEALTHY,)
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The page: by fault and modality, then totals."""
+    names = list(dict.fromkeys(run["modality"] for run in runs))
+    lines = ["# Is the verdict right?", "", f"{__doc__ or ''}".partition("\n")[0], ""]
+    lines += ["| made to be | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for fault in FAULTS:
+        cells = []
+        for name in names:
+            own = [run for run in runs if (run["modality"], run["fault"]) == (name, fault)]
+            right = sum(run["verdict"] in right_verdicts(run) for run in own)
+            said = ", ".join(sorted({run["verdict"] for run in own}))
+            cells.append(f"{right}/{len(own)}: {said}" if own else "")
+        lines.append(f"| {fault} | " + " | ".join(cells) + " |")
+    right = [run["verdict"] in right_verdicts(run) for run in runs]
+    healthy = [run for run in runs if right_verdicts(run) == (HEALTHY,)]
+    false = sum(run["verdict"] in (PARTIAL, TOTAL) for run in healthy)
+    warned = [run["first_alarm"] / run["steps"] for run in runs if run["first_alarm"] and run not in healthy]
+    lines += [
+        "",
+        f"{sum(right)} of {len(right)} named rightly; {false} of {len(healthy)} healthy ones called collapsed.",
+    ]
+    if warned:
+        lines.append(f"The alarm that lasted came at {statistics.mean(warned):.2f} of the run on average.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Makes the runs that are missing and writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--modalities", nargs="+", default=list(STEPS), choices=list(STEPS))
+    parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=list(FAULTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="write the table of what is there; make no run")
+    given = parser.parse_args()
+    runs = json.loads(given.results.read_text()) if given.results.is_file() else []
+    done = {(run["modality"], run["fault"], run["seed"]) for run in runs}
+    wanted = [] if given.table else itertools.product(given.modalities, given.faults, given.seeds)
+    for name, fault, seed in wanted:
+        if (name, fault, seed) in done:
+            continue
+        run = one_run(name, fault, seed)
+        runs.append(run)
+        print(
+            f"{name}, {fault}, seed {seed}: {run['verdict']} (right: {', '.join(right_verdicts(run))}), first alarm "
+            f"{run['first_alarm']} of {run['steps']}, {run['seconds']:.0f} s\n  {run['sentence']}",
+            flush=True,
+        )
+        given.results.parent.mkdir(parents=True, exist_ok=True)
+        given.results.write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    if runs:
+        (given.results.parent.parent / "CALIBRATION.md").write_text(table(runs), encoding="utf-8")
+        print(table(runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What a masked method can tell of itself while it trains: does the predictor beat a constant, does it use its context,
+does the target move, do views of a sample agree?
+
+A few detached rows of the last micro-batch are kept; all else is computed only when a monitor asks, without gradient,
+without random numbers and without a change of any module's state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepa_core.contracts import Condition, Energy, Sites, Tokens
+from jepa_core.distributed import gather_rows, sum_over_processes, world
+from jepa_core.monitor.metrics import lidar_rank
+
+SAMPLES = 8
+"""Samples whose predictions are made anew from another sample's context."""
+SITES = 256
+"""Sites at which samples are compared."""
+VIEWED = 128
+"""Samples, over all processes, whose views are compared: the whitening costs D^3, the rest grows with the samples."""
+
+Figures = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a micro-batch leaves behind.
+
+    Attributes:
+        context: tokens of the first samples.
+        targets: ``[b, K, M]`` of the same samples.
+        condition: of the same samples.
+        predicted, target: ``[R, D]`` rows of the same target sites, as the energy compares them.
+        views: ``[B, V, D]`` mean context features where samples have several views.
+        whole: target features ``[b, S, D]`` of the first samples at the same sites, and which are valid ``[b, S]``.
+    """
+
+    context: Tokens
+    targets: Sites
+    condition: Condition | None
+    predicted: Tensor
+    target: Tensor
+    views: Tensor | None = None
+    whole: tuple[Tensor, Tensor] | None = None
+
+
+@torch.no_grad()
+def keep(
+    context: Tokens,
+    target: Tokens,
+    targets: Sites,
+    condition: Condition | None,
+    rows: tuple[Tensor, Tensor],
+    views: int,
+) -> Seen:
+    """Copies the little that is needed, so that the activations of the whole batch can go."""
+    few = min(SAMPLES, len(context.features))
+    tokens = Tokens(context.features[:few].detach().clone(), first_rows(context.sites, few), context.lattice)
+    pooled = _mean_of_views(context, views) if views > 1 else None
+    whole = _some_sites(target, few) if target.sites.complete else None
+    return Seen(tokens, first_rows(targets, few), _first_condition(condition, few), *rows, pooled, whole)
+
+
+def _some_sites(target: Tokens, few: int) -> tuple[Tensor, Tensor]:
+    stride = -(-target.lattice.count // SITES)
+    valid = target.sites.valid_mask()[:few, ::stride]
+    return target.features[:few, ::stride].detach().float().clone(), valid.clone()
+
+
+def first_rows(sites: Sites, count: int) -> Sites:
+    """The sites of the first samples."""
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[:count]
+
+    return replace(sites, ids=sites.ids[:count], valid=cut(sites.valid), kind=cut(sites.kind))
+
+
+def _first_condition(condition: Condition | None, count: int) -> Condition | None:
+    if condition is None:
+        return None
+    at, valid = (None if x is None else x[:count] for x in (condition.at, condition.valid))
+    return Condition(condition.features[:count], at, valid)
+
+
+def _mean_of_views(context: Tokens, views: int) -> Tensor:
+    weight = context.sites.valid_mask().unsqueeze(-1)
+    mean = torch.where(weight, context.features.detach().float(), 0.0).sum(1) / weight.sum(1).clamp(min=1)
+    return mean.reshape(views, -1, mean.shape[-1]).transpose(0, 1)
+
+
+@torch.no_grad()
+def diagnose(seen: Seen, predictor: nn.Module, energy: Energy) -> dict[str, dict[str, Tensor]]:
+    """Figures of the kept rows; the same on every process.
+
+    Returns:
+        ``prediction/relative_error`` (energy of the predictions over that of always predicting the batch's mean target;
+        1 = no better), ``prediction/context_use`` (see :func:`context_use`), ``samples/share`` where the target encoder
+        sees everything (see :func:`sample_share`), and ``views/lidar_rank`` where there are views (arXiv 2312.04000).
+    """
+    figures = {"prediction": {"relative_error": relative_error(energy, seen.predicted, seen.target)}}
+    if len(seen.context.features) > 1:
+        figures["prediction"]["context_use"] = sum_over_processes(context_use(seen, predictor)) / world()
+        if seen.whole is not None:
+            figures["samples"] = {"share": sum_over_processes(sample_share(*seen.whole)) / world()}
+    if seen.views is not None:
+        rows = gather_rows(seen.views[: max(1, VIEWED // world())].flatten(1))
+        if len(rows) > 1:
+            figures["views"] = {"lidar_rank": lidar_rank(rows.unflatten(1, seen.views.shape[1:]))}
+    return figures
+
+
+def relative_error(energy: Energy, predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean energy of ``predicted`` over that of the mean target, ``[R, D]`` both; joined over processes."""
+    wide = target.float()
+    count = sum_over_processes(wide.new_full((), float(len(wide))))
+    mean = sum_over_processes(wide.sum(0)) / count
+    own = sum_over_processes(energy(predicted.float(), wide).sum())
+    trivial = sum_over_processes(energy(mean.expand_as(wide), wide).sum())
+    return own / trivial.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def sample_share(features: Tensor, valid: Tensor) -> Tensor:
+    """Share of the variance that lies between samples at the same site, of ``[b, S, D]``: 0 = the input tells nothing.
+
+    Features that depend on the site alone have spread and rank, and no spread between samples.
+    """
+    weight = valid.unsqueeze(-1).float()
+    shared = weight.sum(0, keepdim=True)
+    weight = weight * (shared > 1)
+    count = weight.sum().clamp(min=1)
+    here = (features * weight).sum(0, keepdim=True) / shared.clamp(min=1)
+    everywhere = (features * weight).sum((0, 1)) / count
+    between = ((features - here).square() * weight).sum() / count
+    total = ((features - everywhere).square() * weight).sum() / count
+    floor = torch.finfo(torch.float32).eps ** 2 * (features.square() * weight).sum() / count
+    return torch.where(between > floor, between / total.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+
+
+def context_use(seen: Seen, predictor: nn.Module) -> Tensor:
+    """How much predictions at the same sites change when the context is another sample's, 0 = not at all.
+
+    The mean squared change over twice the variance of all predictions: 1 where samples differ and sites do not.
+    """
+    kind = next((p.dtype for p in predictor.parameters() if p.is_floating_point()), torch.float32)
+    context = seen.context.with_features(seen.context.features.to(kind))
+    modes = [(module, module.training) for module in predictor.modules()]
+    predictor.eval()
+    try:
+        with torch.autocast(context.features.device.type, enabled=False):
+            own, other = (
+                predictor(tokens, seen.targets, seen.condition, 0).float() for tokens in (context, _rolled(context))
+            )
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    weight = seen.targets.kind_mask(0).unsqueeze(-1).float()
+    count = weight.sum().clamp(min=1)
+    mean = (own * weight).sum((0, 1, 2)) / count
+    variance = ((own - mean).square() * weight).sum() / count
+    change = ((own - other).square() * weight).sum() / count
+    # Below the resolution of float32 a change is rounding, and constant predictions have no variance to share.
+    floor = torch.finfo(torch.float32).eps ** 2 * (own.square() * weight).sum() / count
+    return torch.where(change > floor, change / (2 * variance).clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+
+
+def _rolled(tokens: Tokens) -> Tokens:
+    """Each sample with the tokens and sites of the one before."""
+
+    def roll(x: Any) -> Any:
+        return None if x is None else x.roll(1, 0)
+
+    sites = replace(
+        tokens.sites, ids=roll(tokens.sites.ids), valid=roll(tokens.sites.valid), kind=roll(tokens.sites.kind)
+    )
+    return Tokens(roll(tokens.features), sites, tokens.lattice)
+
+
+@torch.no_grad()
+def target_motion(target: nn.Module, online: nn.Module, momentum: float) -> dict[str, Tensor]:
+    """How far a moving average is from what it follows, and how far its last update took it.
+
+    Args:
+        target, online: encoders with the same parameters.
+        momentum: of the last update; NaN where there was none.
+
+    Returns:
+        ``distance``: ``|online - target| / |online|`` over all weights; ``moved``: ``|step of the target| / |online|``,
+        which follows from the distance, as ``target - old = (1 - m) / m (online - target)``.
+    """
+    pairs = list(zip(online.parameters(), target.parameters(), strict=True))
+    apart = torch.stack([(mine.detach() - own).float().norm() for mine, own in pairs]).norm()
+    size = torch.stack([mine.detach().float().norm() for mine, _ in pairs]).norm()
+    distance = apart / size.clamp(min=torch.finfo(torch.float32).tiny)
+    share = 0.0 if math.isnan(momentum) else (1 - momentum) / max(momentum, 1e-6)
+    # A target that is the online encoder (momentum 0, or before the first step) moves as far as that does: as ever.
+    return {"distance": distance, "moved": torch.where(distance > 0, distance * share, torch.ones_like(distance))}

@@ -1,0 +1,83 @@
+"""Verbs of ``jepa`` on tables of embeddings: write one, compare two, look up neighbours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jepa_core.errors import ConfigError, DataError
+from jepa_core.request import configure_as, folder, run_and_checkpoint, show, take
+
+
+def embed(arguments: Sequence[str]) -> int:
+    """Writes frozen features of a data set as a table; see :mod:`jepa_core.evaluate.embed`."""
+    usage = (
+        "jepa embed <run folder or checkpoint folder> out=<table>.parquet [split=train|test|all] [layers=last,block_2] "
+        "[pooling=mean|max|tokens] [encoder=online|target] [key=value ...]"
+    )
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    from jepa_core.evaluate.embed import OPTIONS, parse_options, run_embedding
+
+    named = [argument if "=" in argument else f"run={argument}" for argument in arguments]
+    own, overrides = take(named, "run", *OPTIONS)
+    run_dir, checkpoint = run_and_checkpoint(folder(own, usage))
+    options = parse_options(own)
+    request = configure_as(checkpoint / "config.yaml", overrides)
+    return run_embedding(request.settings, request.modality, checkpoint, run_dir.resolve().name, options)
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Says whether two encoders see the same structure; see :mod:`jepa_core.compare`."""
+    usage = (
+        "jepa compare <a> <b> [out=comparison] [measures=linear_cka,mutual_knn,...] [layers=all] [groups=auto|none] "
+        "[mode=paired|class|spectrum] [key=value ...]   a, b: runs, checkpoints, .parquet, .npy, .npz, .safetensors; "
+        "a.key=value and b.key=value are settings of a run"
+    )
+    if {"-h", "--help"} & set(arguments):
+        from jepa_core.compare.verb import keys_page
+
+        show(f"usage: {usage}\n{keys_page()}")
+        return 0
+    from jepa_core.compare.verb import read_arguments, run_comparison
+
+    request = read_arguments(arguments, usage)
+    found, page = run_comparison(request, _embed_run, lambda text: print(f"jepa: {text}", file=sys.stderr, flush=True))
+    for text in found.warnings:
+        print(f"jepa: {text}", file=sys.stderr)
+    show("\n".join(part for part in (found.table() if found.scores else "", found.verdict()[1], str(page)) if part))
+    return 0
+
+
+def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:
+    """Embeds a run for a comparison; as ``jepa embed`` does."""
+    from jepa_core.evaluate.embed import parse_options, run_embedding
+
+    run_dir, checkpoint = run_and_checkpoint(source)
+    request = configure_as(checkpoint / "config.yaml", overrides)
+    run = run_dir.resolve().name
+    code = run_embedding(
+        request.settings, request.modality, checkpoint, run, parse_options({**options, "out": str(out)})
+    )
+    if code:
+        raise DataError(f"{source}: embedding ended with exit code {code}")
+
+
+def neighbours(arguments: Sequence[str]) -> int:
+    """Shows the nearest samples in an embedding table; see :mod:`jepa_core.evaluate.nearest`."""
+    usage = (
+        "jepa neighbours <table>.parquet [of=<sample_id>,...] [k=5] [metric=cosine|euclidean] [groups=any|other] "
+        "[layer=...] [pooling=...] [out=<file>.json or -]"
+    )
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {usage}")
+        return 0
+    from jepa_core.evaluate.nearest import OPTIONS, run_neighbours
+
+    named = [argument if "=" in argument else f"table={argument}" for argument in arguments]
+    own, unknown = take(named, *OPTIONS)
+    if unknown:
+        raise ConfigError(f"{unknown[0].partition('=')[0]}: unknown key; usage: {usage}")
+    return run_neighbours(own)
