@@ -156,7 +156,7 @@ def test_masks_are_pictures(quick: list[str], tmp_path: Path, capsys: pytest.Cap
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> str:
+    def interrupted(files: object) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("jepa_core.help.listing", interrupted)

@@ -121,10 +121,12 @@ def test_diagnosis_leaves_weights_modes_and_generators_alone(case: Case) -> None
     assert torch.equal(torch.get_rng_state(), generator)
     assert [module.training for module in case.method.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in case.method.state_dict().items())
-    assert {"relative_error", "context_use"} <= set(figures["prediction"])
+    # The context of another sample takes a second sample.
+    alone = case.config.trainer.batch_size == 1
+    assert set(figures["prediction"]) == {"relative_error"} | ({"context_use"} if not alone else set())
     assert all(bool(value.isfinite()) for each in figures.values() for value in each.values())
     # One step from the start no recipe is told to ignore its input, or to have stopped moving.
-    assert figures["prediction"]["context_use"] > 0
+    assert figures["prediction"].get("context_use", 1) > 0
     assert figures.get("samples", {}).get("share", torch.ones(())) > SAMPLE_ALARM
     assert figures.get("weights", {}).get("moved", torch.ones(())) > MOVED_ALARM
 
