@@ -17,7 +17,8 @@ from jepa_core.cli import main
 from jepa_core.compare import UnpairedError, cka, compare, run
 from jepa_core.compare.inputs import Features, from_array, load
 from jepa_core.compare.options import Options, parse
-from jepa_core.compare.result import Comparison, Score
+from jepa_core.compare.result import Comparison
+from jepa_core.compare.scores import Score
 from jepa_core.errors import ConfigError, DataError
 from jepa_core.evaluate.table_writer import Rows, TableWriter, table_schema
 

@@ -13,9 +13,10 @@ from jepa_core.compare.pairing import UnpairedError
 from jepa_core.compare.predictivity import ridge_r2
 from jepa_core.compare.rdm import class_rsa, rsa
 from jepa_core.compare.registry import MEASURES
-from jepa_core.compare.result import Comparison, LayerMap, Score
+from jepa_core.compare.result import Comparison
 from jepa_core.compare.rotation import procrustes, procrustes_angle
 from jepa_core.compare.run import compare
+from jepa_core.compare.scores import LayerMap, Score
 from jepa_core.compare.spectra import participation_ratio, rankme, spectral_distance
 from jepa_core.compare.streaming import StreamingCKA
 

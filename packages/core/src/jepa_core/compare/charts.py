@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import MaxNLocator
 
-from jepa_core.compare.result import Comparison, Score, score_name
+from jepa_core.compare.scores import Findings, Score, score_name
 from jepa_core.report.figures import INK, MUTED, SERIES, Chart, canvas, inline_svg
 
 
@@ -39,7 +39,7 @@ def score_chart(scores: Sequence[Score]) -> Chart | None:
     return Chart("Scores and what chance gives", inline_svg(figure, "scores"), caption)
 
 
-def curve_chart(found: Comparison) -> Chart | None:
+def curve_chart(found: Findings) -> Chart | None:
     """Mutual kNN by k with its value by chance; None with fewer than two k."""
     if len(found.curve) < 2:
         return None

@@ -7,7 +7,7 @@ import numpy as np
 from jepa_core.compare.arrays import Array, centred
 from jepa_core.compare.inputs import Features
 from jepa_core.compare.neighbours import Lists, nearest, overlaps
-from jepa_core.compare.result import Example, Neighbour
+from jepa_core.compare.scores import Example, Neighbour
 
 EXAMPLES = 6
 SHOWN = 5

@@ -13,7 +13,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from jepa_core.compare.charts import curve_chart, score_chart
-from jepa_core.compare.result import Comparison, Example, LayerMap, figure, interval_text, p_text, score_name
+from jepa_core.compare.scores import Example, Findings, LayerMap, figure, interval_text, p_text, score_name
+from jepa_core.compare.verdict import judge
 from jepa_core.report.figures import Chart
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -21,7 +22,7 @@ SIDE = 160
 """Pixels of a thumbnail's longer side."""
 
 
-def render(found: Comparison, pictures: Sequence[Path | None] = (None, None)) -> str:
+def render(found: Findings, pictures: Sequence[Path | None] = (None, None)) -> str:
     """The page.
 
     Args:
@@ -30,7 +31,7 @@ def render(found: Comparison, pictures: Sequence[Path | None] = (None, None)) ->
     """
     loader = ChoiceLoader([PackageLoader("jepa_core.compare", "."), PackageLoader("jepa_core.report", ".")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    tone, sentence = found.verdict()
+    tone, sentence = judge(found)
     charts = [chart for chart in (score_chart(found.scores), curve_chart(found)) if chart is not None]
     return environment.get_template("page.html").render(
         found=found,
@@ -140,7 +141,7 @@ def _encoded(path: Path) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _invariances(found: Comparison) -> list[tuple[str, str, str]]:
+def _invariances(found: Findings) -> list[tuple[str, str, str]]:
     """What each measure ignores and what chance gives, for the measures shown."""
     from jepa_core.compare.registry import MEASURES
 

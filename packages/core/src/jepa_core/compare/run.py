@@ -22,7 +22,8 @@ from jepa_core.compare.large import open_large, rows_of, run_pass
 from jepa_core.compare.options import Options
 from jepa_core.compare.pairing import PREPARATIONS, check_layer, describe, find_groups, join
 from jepa_core.compare.registry import RETRIEVAL, Shape, Tuning, find_measure
-from jepa_core.compare.result import Comparison, LayerMap, Score
+from jepa_core.compare.result import Comparison
+from jepa_core.compare.scores import LayerMap, Score
 from jepa_core.compare.scoring import Details, Mapping, Plan, balance, make_score, score_layers, score_measure
 from jepa_core.compare.scoring import score_retrieval as _score_retrieval
 from jepa_core.compare.significance import Null, no_null

@@ -15,7 +15,7 @@ from jepa_core.compare.canonical import SaturatedError
 from jepa_core.compare.groups import LEAST_GROUPS, Codes, balanced_rows, recoded, sizes_of
 from jepa_core.compare.intervals import DRAWS, halves, interval, jackknife_se, subsampling_se
 from jepa_core.compare.registry import Measure, Shape, Tuning, for_tables
-from jepa_core.compare.result import LayerMap, Score
+from jepa_core.compare.scores import LayerMap, Score
 from jepa_core.compare.significance import Null, no_null, orders, summarise
 from jepa_core.errors import DataError
 

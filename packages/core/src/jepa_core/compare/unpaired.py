@@ -12,7 +12,7 @@ from jepa_core.compare.cka import product, reorder_matrix
 from jepa_core.compare.inputs import Features
 from jepa_core.compare.intervals import interval, jackknife_se
 from jepa_core.compare.registry import Shape
-from jepa_core.compare.result import Score
+from jepa_core.compare.scores import Score
 from jepa_core.compare.scoring import Details, Plan, make_score
 from jepa_core.compare.significance import orders, summarise
 from jepa_core.errors import DataError

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from jepa_core.compare.result import Comparison, Score, figure, p_text
+from jepa_core.compare.scores import Findings, Score, figure, p_text
 from jepa_core.compare.spectra import MEANING
 
 
-def judge(found: Comparison) -> tuple[str, str]:
+def judge(found: Findings) -> tuple[str, str]:
     """Tone (``good``: shared structure, ``warn``: in doubt, ``none``: not shown) and a sentence."""
     if found.mode == "spectrum":
         distance = found.figures["spectral_distance"]
@@ -26,12 +26,12 @@ def judge(found: Comparison) -> tuple[str, str]:
     return "none", f"No shared structure is shown, which is no proof that there is none: {words}."
 
 
-def _reason(found: Comparison) -> str:
+def _reason(found: Findings) -> str:
     reasons = [*found.warnings, *(text for score in found.scores for text in score.warnings)]
     return next((text for text in reasons if "p-value" in text), "see the warnings") + "."
 
 
-def _leading(found: Comparison) -> list[Score]:
+def _leading(found: Findings) -> list[Score]:
     names = ("linear_cka", "mutual_knn")
     leading = [score for score in found.scores if score.measure in names]
     return leading or list(found.scores[:2])
