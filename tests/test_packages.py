@@ -67,7 +67,7 @@ def test_wheels_hold_all_that_is_no_code(root: Path, wheels: dict[str, Path]) ->
 def test_a_run_from_an_empty_environment(environment: Path, run: Runner, quick: list[str], tmp_path: Path) -> None:
     jepa = str(environment / "jepa")
     listed = run([jepa, "list"], tmp_path)
-    assert listed.returncode == 0 and "lidar  (jepa-lidar 0.1.0)" in listed.stdout and "quickstart" in listed.stdout
+    assert listed.returncode == 0 and "lidar  (jepa-lidar 0.1.0;" in listed.stdout and "quickstart" in listed.stdout
     done = run([jepa, "train", *quick], tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "runs" / "quick" / "result.json").read_text())["modality"] == "lidar"

@@ -113,7 +113,7 @@ def test_it_can_be_embedded_and_its_masks_be_drawn(tmp_path: Path, capsys: pytes
     assert counts["all"] == counts["train"] + counts["test"] and counts["test"] == 4 * 43
     config.trainer.batch_size = 32  # more than pictures show: objects differ in number between samples
     draw_masks(config, MODALITY, tmp_path / "masks.png")
-    assert (tmp_path / "masks.png").is_file() and "object" in capsys.readouterr().out
+    assert (tmp_path / "masks.png").is_file() and "token" in capsys.readouterr().out
     config.data.test_episodes = 0
     assert MODALITY.evaluation(config, "test") is None
     assert MODALITY.probe(config, None, None, torch.device("cpu")) is None
@@ -133,9 +133,9 @@ def test_one_command_goes_from_a_world_to_a_report(tmp_path: Path) -> None:
     [
         (["causal.masking.masked_objects=[2,1]"], "masked_objects: expected .fewest, most. with 0 <= fewest <= most"),
         (["causal.masking.masked_objects=[1]"], r"got \[1\]"),
-        (["causal.masking.share=0.5"], "share: expected None with kind=object"),
+        (["causal.masking.kind=object", "causal.masking.share=0.5"], "share: expected None with kind=object"),
         (["causal.masking.kind=token", "causal.masking.share=2"], "share: expected a value from 0 to 1"),
-        (["causal.masking.released_fixed_mask=true"], r"masked_objects as \[1,1\], got kind=object and \[0, 1\]"),
+        (["causal.masking.released_fixed_mask=true"], r"masked_objects as \[1,1\], got kind=token and \[0, 1\]"),
         (
             ["causal.masking.masked_objects=[0,0]", "causal.masking.released_anchor_in_loss=true"],
             r"released_anchor_in_loss: expected masked_objects above \[0,0\]",
