@@ -125,6 +125,7 @@ def test_one_command_goes_from_a_world_to_a_report(tmp_path: Path) -> None:
     assert run_training(config, MODALITY, to_yaml(config)) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 6 and result["probe"]["trained"] > 0
+    assert set(result["probe"]["rows"]["trained"]) <= set(result["probe"]["errors"])
     assert (tmp_path / "run" / "report.html").is_file()
 
 

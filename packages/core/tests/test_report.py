@@ -156,6 +156,17 @@ def test_a_control_that_wins_is_said_and_marked(tmp_path: Path) -> None:
     assert is_trained("trained + raw") and not is_trained("untrained") and not is_trained("raw")
 
 
+def test_where_lower_is_better_the_lowest_wins_and_bounds_judge_nobody(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"trained": 0.2, "untrained": 0.5, "raw": 0.1, "the_truth": 0.0})
+    result = json.loads((run / "result.json").read_text())
+    result["probe"] |= {"errors": [result["probe"]["metric"]], "bounds": ["the truth"]}
+    (run / "result.json").write_text(json.dumps(result))
+    html = write_report(run).read_text()
+    assert re.search(r'tag bad">AP: the trained encoder is behind “raw” \(\+0\.100\)', html)
+    assert re.search(r'tag good">AP: the trained encoder is ahead of “untrained” \(-0\.300\)', html)
+    assert re.findall(r'class="best">([\d.]+)', html) == ["0.100"] and "“the truth”" not in html
+
+
 def test_empty_folder_still_gives_a_report(tmp_path: Path) -> None:
     html = write_report(tmp_path).read_text()
     assert not Page(html).open

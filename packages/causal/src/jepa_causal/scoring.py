@@ -29,6 +29,7 @@ from jepa_core.results import Measurement, ProbeTable
 CONTACT, FREE = "forecast, contact", "forecast, no contact"
 COMPLETION, COUNTERFACTUAL = "completion", "counterfactual"
 FORECAST = "forecast"
+ERRORS = (CONTACT, FREE, COMPLETION, COUNTERFACTUAL, FORECAST)
 FG_ARI, OVERLAP = "FG-ARI", "mBO"
 LEFT_IN, FACTUAL, SLOTS = "{}, object left in", "true factual future", "true slots"
 
@@ -109,7 +110,8 @@ class PositionScores:
 
     def table(self, note: str) -> ProbeTable:
         """All rows so far; the leading column is the forecast of objects that touch another."""
-        return ProbeTable(next(iter(self.forecasts)), self.rows, sum(map(len, self.forecasts.values())), note)
+        count = sum(map(len, self.forecasts.values()))
+        return ProbeTable(next(iter(self.forecasts)), self.rows, count, note, errors=ERRORS, bounds=(SLOTS,))
 
     def counts(self) -> str:
         """What the columns stand on."""
@@ -208,7 +210,7 @@ class SlotScores:
 
     def table(self, note: str) -> ProbeTable:
         """All rows so far."""
-        return ProbeTable(FORECAST, self.rows, len(self.clip), note)
+        return ProbeTable(FORECAST, self.rows, len(self.clip), note, errors=ERRORS, bounds=(SLOTS,))
 
 
 def matched_share(truth: Truth) -> float:

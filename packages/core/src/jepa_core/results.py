@@ -25,12 +25,16 @@ class ProbeTable:
         rows: name to {column: figure}; the rows ``trained``, ``untrained`` and ``raw`` always stand.
         n: samples (or cells) the test figures stand on.
         note: how it was measured, one sentence.
+        errors: columns in which lower is better; in all others higher is.
+        bounds: rows that know what the others have to find out: nobody is held against them.
     """
 
     metric: str
     rows: Mapping[str, Mapping[str, Measurement]]
     n: int
     note: str
+    errors: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -248,13 +248,18 @@ def _probe(run: Run) -> dict[str, Any] | None:
     lead = columns[0]
     figures = [(name, *_figure(cells.get(lead))) for name, cells in rows.items()]
     known = [(name, value, stderr) for name, value, stderr in figures if value is not None]
+    # Controls to be held against, and in which columns lower is better.
+    judged = {name: cells for name, cells in rows.items() if name not in _names(given, "bounds")}
+    errors = _names(given, "errors")
     return {
         "metric": metric,
         "columns": columns,
-        "rows": _probe_rows(rows, columns),
+        "rows": _probe_rows(rows, columns, _best(judged, columns, errors)),
         "n": number(given.get("n")),
         "note": str(given.get("note", "")),
-        "findings": [finding for column in columns for finding in _findings(rows, column)],
+        "findings": [
+            finding for column in columns for finding in _findings(judged, column, -1 if column in errors else 1)
+        ],
         "chart": _page_chart(probe_chart(known, metric)) if known else None,
         "trained": next((_cell(value, stderr, False) for name, value, stderr in known if name == "trained"), None),
     }
@@ -275,12 +280,23 @@ def _cell(value: float | None, stderr: float | None, best: bool) -> dict[str, An
     }
 
 
-def _probe_rows(rows: Mapping[str, Mapping[str, Any]], columns: list[str]) -> list[dict[str, Any]]:
+def _names(given: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Columns or rows that a table names; results of former versions name none."""
+    found = given.get(key)
+    return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+
+
+def _best(rows: Mapping[str, Mapping[str, Any]], columns: list[str], errors: tuple[str, ...]) -> dict[str, float]:
+    """The best figure of each column that has one."""
+    found = {column: [_figure(cells.get(column))[0] for cells in rows.values()] for column in columns}
+    known = {column: [value for value in values if value is not None] for column, values in found.items()}
+    return {column: (min if column in errors else max)(values) for column, values in known.items() if values}
+
+
+def _probe_rows(
+    rows: Mapping[str, Mapping[str, Any]], columns: list[str], best: Mapping[str, float]
+) -> list[dict[str, Any]]:
     figures = {column: {name: _figure(cells.get(column)) for name, cells in rows.items()} for column in columns}
-    best = {
-        column: max((value for value, _ in found.values() if value is not None), default=None)
-        for column, found in figures.items()
-    }
     return [
         {
             "name": name,
@@ -288,7 +304,7 @@ def _probe_rows(rows: Mapping[str, Mapping[str, Any]], columns: list[str]) -> li
             "cells": [
                 _cell(
                     *figures[column][name],
-                    best=figures[column][name][0] is not None and figures[column][name][0] == best[column],
+                    best=figures[column][name][0] is not None and figures[column][name][0] == best.get(column),
                 )
                 for column in columns
             ],
@@ -297,8 +313,11 @@ def _probe_rows(rows: Mapping[str, Mapping[str, Any]], columns: list[str]) -> li
     ]
 
 
-def _findings(rows: Mapping[str, Mapping[str, Any]], column: str) -> list[dict[str, str]]:
-    """The trained encoder against every control: behind first, then level within two joint errors, then ahead."""
+def _findings(rows: Mapping[str, Mapping[str, Any]], column: str, sign: int) -> list[dict[str, str]]:
+    """The trained encoder against every control: behind first, then level within two joint errors, then ahead.
+
+    ``sign`` is -1 where lower is better.
+    """
     trained, error = _figure(rows.get("trained", {}).get(column))
     groups: dict[str, list[str]] = {"bad": [], "warn": [], "good": []}
     for name, cells in rows.items():
@@ -307,7 +326,7 @@ def _findings(rows: Mapping[str, Mapping[str, Any]], column: str) -> list[dict[s
             continue
         difference = trained - value
         level = difference == 0 or abs(difference) <= 2 * math.hypot(error or 0.0, stderr or 0.0)
-        groups["warn" if level else "good" if difference > 0 else "bad"].append(f"“{name}” ({difference:+.3f})")
+        groups["warn" if level else "good" if sign * difference > 0 else "bad"].append(f"“{name}” ({difference:+.3f})")
     return [
         {"tone": tone, "text": f"{column}: the trained encoder is {RELATIONS[tone]} {', '.join(names)}."}
         for tone, names in groups.items()

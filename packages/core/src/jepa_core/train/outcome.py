@@ -45,6 +45,8 @@ def probe_summary(table: ProbeTable) -> dict[str, Any]:
         "stderr": trained.stderr,
         "n": table.n,
         "note": table.note,
+        "errors": list(table.errors),
+        "bounds": list(table.bounds),
         "rows": {
             name: {column: {"value": m.value, "stderr": m.stderr} for column, m in columns.items()}
             for name, columns in table.rows.items()
