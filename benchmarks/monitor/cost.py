@@ -71,11 +71,16 @@ class Step:
 
 def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
     """Every diagnostic by name, on the rows of the last step."""
-    losses, method = step(), step.method
+    method = step.method
+    collect, given = method._watch, []
+    method._watch = lambda *parts: given.append(parts) or collect(*parts)
+    losses = step()
+    method._watch = collect
     rows = losses.monitor["target"][: config.monitor.rows]
     seen = method._seen
     eigenvalues = metrics._gram_eigenvalues(rows, 1e-7)
     work: dict[str, Callable[[], Any]] = {
+        "rows and tokens put aside": lambda: collect(*given[-1]),
         "std of raw features": lambda: metrics.dimension_std(rows),
         "std of normalised features": lambda: metrics.normalised_std(rows),
         "mean pairwise cosine": lambda: metrics.mean_pairwise_cosine(rows),
@@ -92,7 +97,10 @@ def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
     if "weights" in method.diagnose():
         work["online to target"] = lambda: diagnosis.target_motion(method.target.encoder, method.encoder, 0.99)
     monitor = CollapseMonitor(config.monitor)
-    work["all together"] = lambda: monitor.observe(1, losses.monitor, {"loss": 1.0}, method.diagnose())
+    work["all together"] = lambda: (
+        collect(*given[-1]),
+        monitor.observe(1, losses.monitor, {"loss": 1.0}, method.diagnose()),
+    )
     return {name: torch.no_grad()(each) for name, each in work.items()}
 
 

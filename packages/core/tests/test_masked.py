@@ -204,6 +204,15 @@ def test_monitor_rows_are_valid_rows_even_where_few_are() -> None:
     assert set(rows.flatten().tolist()) == {3.0, 9.0} and rows.shape == (8, 1)
 
 
+def test_nothing_is_put_aside_where_nobody_watches() -> None:
+    one, other = method(), method()
+    other.load_state_dict(one.state_dict())
+    other.watched = False
+    watched, alone = one(batch(), 1), other(batch(), 1)
+    assert torch.equal(watched.total, alone.total) and set(watched.monitor) == {"context", "target"}
+    assert not alone.monitor and one.diagnose() and not other.diagnose()
+
+
 def test_embed_leaves_the_mode_as_it_was() -> None:
     model = method().train()
     embedding = model.embed(batch())

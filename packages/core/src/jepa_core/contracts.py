@@ -342,7 +342,8 @@ class Method(Protocol):
         """Called once per optimiser step, ``step`` counted from 1: moves the target encoder.
 
         A method may also offer ``compile_blocks()`` (for ``trainer.compile``), ``momentum_now`` (logged) and
-        ``diagnose()``: after a step, ``{name: {figure: scalar}}`` for the monitor, the same on all processes.
+        ``diagnose()``: after a step, ``{name: {figure: scalar}}`` for the monitor, the same on all processes. The
+        trainer sets ``watched`` before a step: where it is False nobody reads ``Losses.monitor`` or ``diagnose()``.
         """
         ...
 

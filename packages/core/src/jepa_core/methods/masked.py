@@ -164,6 +164,7 @@ class MaskedPrediction(nn.Module):
         self.agreement = agreement
         self.monitor_rows = monitor_rows
         self.momentum_now = float("nan")
+        self.watched = True
         self._seen: diagnosis.Seen | None = None
 
     # ---------------------------------------------------------------------------------------------- training
@@ -212,15 +213,27 @@ class MaskedPrediction(nn.Module):
         if self.agreement is not None:
             named = self.agreement(context, step)
             total, terms = total + torch.stack(list(named.values())).sum(), {**terms, **named}
-        rows = self._picks(mask.targets.flat(), seeds)
-        monitor = {
-            "context": _taken(context.features, self._picks(context.sites, seeds)),
-            "target": _taken(raw_BKMD.flatten(1, 2), rows),
-        }
-        if index == 0:
-            compared = _taken(predicted_BKMD.flatten(1, 2), rows), _taken(target_BKMD.flatten(1, 2), rows)
-            self._seen = diagnosis.keep(context, target, mask.targets, condition, compared, self.views)
+        monitor = {}
+        if self.watched and index == 0:
+            features = (raw_BKMD, predicted_BKMD, target_BKMD)
+            monitor = self._watch(context, target, mask.targets, condition, features, seeds)
         return Losses(total, {name: value.detach() for name, value in terms.items()}, monitor)
+
+    @torch.no_grad()
+    def _watch(
+        self,
+        context: Tokens,
+        target: Tokens,
+        targets: Sites,
+        condition: Condition | None,
+        features: tuple[Tensor, Tensor, Tensor],
+        seeds: Tensor,
+    ) -> dict[str, Tensor]:
+        """Rows for the monitor, and what :meth:`diagnose` needs; ``features``: target, predicted, target compared."""
+        rows = self._picks(targets.flat(), seeds)
+        raw, predicted, compared = (_taken(each.flatten(1, 2), rows) for each in features)
+        self._seen = diagnosis.keep(context, target, targets, condition, (predicted, compared), self.views)
+        return {"context": _taken(context.features, self._picks(context.sites, seeds)), "target": raw}
 
     def _fill(self, tokens: Tokens) -> Tokens:
         if self.kind_token is None:

@@ -253,6 +253,7 @@ class Trainer:
         step, settings = self.step + 1, self.config.trainer
         optim.apply_rates(self.optimizer, rates_at(step, settings.max_steps, self.config.optimizer))
         self._join_counts(window)
+        self.method.watched = self._is_measured(step)
         losses = []
         for k, batch in enumerate(window):
             last = k == len(window) - 1
@@ -314,8 +315,7 @@ class Trainer:
         self.last_batch = window[-1]
         self._watch.note(self.step, [loss.total for loss in losses], norm, window)
         log = self.step == 1 or self.step % self.config.trainer.log_every == 0 or self._is_last()
-        every = self.config.monitor.every
-        measure = every > 0 and self.step % every == 0
+        measure = self._is_measured(self.step)
         probed = self._probed(self._probe) if self._probe is not None and self._probe.is_due(self.step) else {}
         if not (log or measure or probed):
             return
@@ -323,7 +323,7 @@ class Trainer:
         measured = self.monitor.observe(self.step, losses[-1].monitor, terms, self._diagnosis()) if measure else {}
         verdict = self.monitor.verdict()
         metrics = {**terms, **(self._figures(norm) if log else {}), **measured, **probed}
-        self._recorder.write(self.step, metrics, verdict.headline if every else "")
+        self._recorder.write(self.step, metrics, verdict.headline if self.config.monitor.every else "")
         if log:
             self._meet_bad_samples()
             self._watch.check(str(self.last_checkpoint or "none"))
@@ -332,6 +332,10 @@ class Trainer:
             raise CollapseError(
                 f"{verdict.sentence} Stopped by monitor.stop_on_collapse at step {self.step}; saved {saved}"
             )
+
+    def _is_measured(self, step: int) -> bool:
+        every = self.config.monitor.every
+        return every > 0 and step % every == 0
 
     def _diagnosis(self) -> Mapping[str, Mapping[str, Tensor]]:
         diagnose = getattr(self.method, "diagnose", None)
