@@ -142,7 +142,8 @@ class EmaTarget(nn.Module):
         mine: list[Tensor] = list(self.encoder.parameters())
         theirs: list[Tensor] = list(online.parameters())
         assert len(mine) == len(theirs), "target and online encoder have different parameters"
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+        if mine:  # frozen slots have none
+            torch._foreach_lerp_(mine, theirs, 1 - momentum)
         if self.buffers_policy == "follow":
             self._follow_buffers(online, momentum)
         return momentum
