@@ -42,6 +42,7 @@ def test_bash_offers_verbs_keys_and_values(bash: Path) -> None:
     assert offered(bash, "jepa train modality=lidar trainer.precision=f") == ["fp32"]
     assert offered(bash, "jepa train dry_run=t") == ["true"]
     assert "metric=" in offered(bash, "jepa neighbours table.parquet ")
+    assert {"out=", "layers=", "assume_row_aligned=", "split="} <= set(offered(bash, "jepa compare a.npy b.npy "))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jepa_core.errors import ConfigError, DataError, UserError, print_error, resource_error, value_errors_are_users
-from jepa_core.request import Request, configure, configure_as, folder, run_and_checkpoint, show, take
-from jepa_core.table_verbs import compare, embed, neighbours
+from jepa_core.request import (
+    Request,
+    asks_for_help,
+    configure,
+    configure_as,
+    folder,
+    helped,
+    run_and_checkpoint,
+    show,
+    take,
+)
+from jepa_core.table_verbs import compare, compare_keys, embed, embed_keys, neighbours, neighbours_keys
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # accelerate launch answers Ctrl-C with a traceback and leaves before its child has saved. A launcher that therefore
@@ -70,7 +80,7 @@ def _helped(verb: str, arguments: Sequence[str], usage: str) -> bool:
     """Prints help when it is asked for: all keys once a modality is named, else the usage and the modalities."""
     from jepa_core.plugins import installed
 
-    if not {"-h", "--help"} & set(arguments):
+    if not asks_for_help(arguments):
         return False
     overrides = [argument for argument in arguments if argument not in ("-h", "--help")]
     if any(argument.startswith("modality=") for argument in overrides):
@@ -118,8 +128,7 @@ def masks(arguments: Sequence[str]) -> int:
 def probe(arguments: Sequence[str]) -> int:
     """Probes a run's frozen features against an untrained encoder and raw features; writes ``probe.json``."""
     usage = "jepa probe run=<run folder or checkpoint folder> [key=value ...] [out=<run>/probe.json]"
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
+    if helped(arguments, usage):
         return 0
     own, overrides = take(arguments, "run", "out")
     run_dir, checkpoint = run_and_checkpoint(folder(own, usage))
@@ -166,8 +175,7 @@ def _probe(request: Request, checkpoint: Path) -> Any:
 def report(arguments: Sequence[str]) -> int:
     """Writes a run's ``report.html`` anew."""
     usage = "jepa report run=<run folder>"
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
+    if helped(arguments, usage):
         return 0
     own, overrides = take(arguments, "run")
     if overrides:
@@ -188,15 +196,14 @@ def list_installed(arguments: Sequence[str]) -> int:
         raise ConfigError(f"jepa list takes no arguments but .py files, got {wrong[0]!r}")
     from jepa_core.help import listing
 
-    show("usage: jepa list [<file>.py ...]" if {"-h", "--help"} & set(arguments) else listing(arguments))
+    show("usage: jepa list [<file>.py ...]" if asks_for_help(arguments) else listing(arguments))
     return 0
 
 
 def completion(arguments: Sequence[str]) -> int:
     """Prints a shell's completion script; see :mod:`jepa_core.completion`."""
     usage = "jepa completion bash|zsh|fish   (now: source <(jepa completion bash))"
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
+    if helped(arguments, usage):
         return 0
     if len(arguments) != 1:
         raise ConfigError(
@@ -204,7 +211,7 @@ def completion(arguments: Sequence[str]) -> int:
         )
     from jepa_core.completion import script, words
 
-    show(script(arguments[0], words(list(VERBS), {name: verb.keys for name, verb in VERBS.items()})))
+    show(script(arguments[0], words(list(VERBS), {name: verb.keys() for name, verb in VERBS.items()})))
     return 0
 
 
@@ -233,26 +240,26 @@ def data(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: what runs it, one line for ``jepa --help``, and its own keys besides the settings."""
+    """A verb: what runs it, one line for ``jepa --help``, and its own keys besides the settings.
+
+    Keys are asked for by shell completion alone: what holds them may be slow to import.
+    """
 
     run: Callable[[Sequence[str]], int]
     summary: str
-    keys: tuple[str, ...] = ()
+    keys: Callable[[], Sequence[str]] = tuple
 
 
-_EMBED = ("run", "out", "split", "layers", "pooling", "encoder")
-_COMPARE = ("out", "measures", "mode", "layers", "layers_a", "layers_b", "groups", "permutations", "rows", "k", "seed")
-_NEAR = ("of", "k", "metric", "groups", "layer", "pooling", "out")
 VERBS: dict[str, Verb] = {
     "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
-    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>", ("run", "out")),
-    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet", _EMBED),
-    "compare": Verb(compare, "do two encoders see the same structure: jepa compare <a> <b>", _COMPARE),
+    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>", lambda: ("run", "out")),
+    "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet", embed_keys),
+    "compare": Verb(compare, "do two encoders see the same structure: jepa compare <a> <b>", compare_keys),
     "neighbours": Verb(
-        neighbours, "nearest samples in such a table: jepa neighbours table.parquet of=<sample_id>", _NEAR
+        neighbours, "nearest samples in such a table: jepa neighbours table.parquet of=<sample_id>", neighbours_keys
     ),
-    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>", ("run",)),
-    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png", ("out",)),
+    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>", lambda: ("run",)),
+    "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png", lambda: ("out",)),
     "data": Verb(data, "look at data: commands the modalities bring"),
     "list": Verb(list_installed, "modalities, recipes, probes, and where each comes from"),
     "completion": Verb(completion, "completion for a shell: source <(jepa completion bash)"),

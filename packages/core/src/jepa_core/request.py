@@ -107,3 +107,15 @@ def show(page: str) -> None:
     except BrokenPipeError:
         # Python flushes once more when it leaves; that must find an open file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether ``-h`` or ``--help`` is among the arguments."""
+    return bool({"-h", "--help"} & set(arguments))
+
+
+def helped(arguments: Sequence[str], usage: str) -> bool:
+    """Prints how a verb is used when that is asked for; returns whether it was."""
+    if asks_for_help(arguments):
+        show(f"usage: {usage}")
+    return asks_for_help(arguments)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jepa_core.errors import ConfigError, DataError
-from jepa_core.request import configure_as, folder, run_and_checkpoint, show, take
+from jepa_core.request import asks_for_help, configure_as, folder, helped, run_and_checkpoint, show, take
 
 
 def embed(arguments: Sequence[str]) -> int:
@@ -16,8 +16,7 @@ def embed(arguments: Sequence[str]) -> int:
         "jepa embed <run folder or checkpoint folder> out=<table>.parquet [split=train|test|all] [layers=last,block_2] "
         "[pooling=mean|max|tokens] [encoder=online|target] [key=value ...]"
     )
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
+    if helped(arguments, usage):
         return 0
     from jepa_core.evaluate.embed import OPTIONS, parse_options, run_embedding
 
@@ -36,7 +35,7 @@ def compare(arguments: Sequence[str]) -> int:
         "[mode=paired|class|spectrum] [key=value ...]   a, b: runs, checkpoints, .parquet, .npy, .npz, .safetensors; "
         "a.key=value and b.key=value are settings of a run"
     )
-    if {"-h", "--help"} & set(arguments):
+    if asks_for_help(arguments):
         from jepa_core.compare.verb import keys_page
 
         show(f"usage: {usage}\n{keys_page()}")
@@ -71,8 +70,7 @@ def neighbours(arguments: Sequence[str]) -> int:
         "jepa neighbours <table>.parquet [of=<sample_id>,...] [k=5] [metric=cosine|euclidean] [groups=any|other] "
         "[layer=...] [pooling=...] [out=<file>.json or -]"
     )
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: {usage}")
+    if helped(arguments, usage):
         return 0
     from jepa_core.evaluate.nearest import OPTIONS, run_neighbours
 
@@ -81,3 +79,29 @@ def neighbours(arguments: Sequence[str]) -> int:
     if unknown:
         raise ConfigError(f"{unknown[0].partition('=')[0]}: unknown key; usage: {usage}")
     return run_neighbours(own)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Their keys
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def embed_keys() -> Sequence[str]:
+    """Keys of :func:`embed` besides the settings."""
+    from jepa_core.evaluate.embed import OPTIONS
+
+    return ("run", *OPTIONS)
+
+
+def compare_keys() -> Sequence[str]:
+    """Keys of :func:`compare`."""
+    from jepa_core.compare.verb import KEYS
+
+    return KEYS
+
+
+def neighbours_keys() -> Sequence[str]:
+    """Keys of :func:`neighbours`; the table is named without one."""
+    from jepa_core.evaluate.nearest import OPTIONS
+
+    return [key for key in OPTIONS if key != "table"]

@@ -17,6 +17,8 @@ OWN = ("out", "pictures_a", "pictures_b")
 SHORT = {"layers": ("layers_a", "layers_b"), "pooling": ("pooling_a", "pooling_b")}
 EMBEDDING = ("split", "encoder")
 """Keys that only count where a run is embedded first."""
+KEYS = (*OWN, *SHORT, *(field.name for field in fields(Options)), *EMBEDDING)
+"""All keys of the command."""
 
 Embed = Callable[[Path, Path, Mapping[str, str], Sequence[str]], None]
 
@@ -74,7 +76,8 @@ def keys_page() -> str:
     held = [(field.name, field.default) for field in fields(Options)]
     shown = [(name, ",".join(value) if isinstance(value, tuple) else value) for name, value in held]
     lines = [f"  {name}={value}" for name, value in shown]
-    return "\n".join(["keys and defaults:", *lines, f"measures: {', '.join(NAMES)}"])
+    others = ", ".join(key for key in KEYS if key not in dict(held))
+    return "\n".join(["keys and defaults:", *lines, f"others: {others}", f"measures: {', '.join(NAMES)}"])
 
 
 def _folder(key: str, text: str | None) -> Path | None:
