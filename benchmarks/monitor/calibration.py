@@ -72,8 +72,8 @@ def configured(name: str, fault: Fault, seed: int, runs: Path) -> tuple[Modality
     return modality, compose(modality.schema, recipe, [*common, *(s.format(lr=100 * rate) for s in fault.settings)])
 
 
-def one_run(name: str, fault_name: str, seed: int) -> dict[str, Any]:
-    """Trains, asks the monitor, measures the features."""
+def one_run(name: str, fault_name: str, seed: int, kept: Path | None) -> dict[str, Any]:
+    """Trains, asks the monitor, measures the features; the run's metrics are copied into ``kept``, if given."""
     fault, runs = FAULTS[fault_name], Path(tempfile.mkdtemp())
     start_s = time.perf_counter()
     try:
@@ -85,6 +85,9 @@ def one_run(name: str, fault_name: str, seed: int) -> dict[str, Any]:
         except (DivergenceError, CollapseError) as error:
             ended = type(error).__name__
         rows = read_metrics(runs / "run" / "metrics.jsonl")
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(runs / "run" / "metrics.jsonl", metrics_of(kept, name, fault_name, seed))
         verdict = judge_history(rows)
         state = DIVERGING if ended == "DivergenceError" else verdict.state
         truth = features_say(config, faulty, runs / "run") if ended == "done" else {"finite": 0.0}
@@ -102,6 +105,19 @@ def one_run(name: str, fault_name: str, seed: int) -> dict[str, Any]:
         }
     finally:
         shutil.rmtree(runs, ignore_errors=True)
+
+
+def metrics_of(kept: Path, name: str, fault_name: str, seed: int) -> Path:
+    """Where the metrics of a run are kept."""
+    return kept / f"{name}-{fault_name.replace(' ', '-')}-{seed}.jsonl"
+
+
+def judged_again(run: dict[str, Any], kept: Path) -> dict[str, Any]:
+    """The run with the verdict that the monitor as it stands gives on the metrics kept."""
+    rows = read_metrics(metrics_of(kept, run["modality"], run["fault"], run["seed"]))
+    verdict = judge_history(rows)
+    state = DIVERGING if run["ended"] == "DivergenceError" else verdict.state
+    return {**run, "verdict": state, "sentence": verdict.sentence, "first_alarm": first_alarm(rows)}
 
 
 def first_alarm(rows: list[dict[str, Any]]) -> int | None:
@@ -202,15 +218,20 @@ def main() -> None:
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=list(FAULTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--metrics", type=Path, help="folder that keeps the metrics of the runs made")
+    parser.add_argument("--judge-again", action="store_true", help="judge the metrics kept; make no run")
     parser.add_argument("--table", action="store_true", help="write the table of what is there; make no run")
     given = parser.parse_args()
     runs = json.loads(given.results.read_text()) if given.results.is_file() else []
     done = {(run["modality"], run["fault"], run["seed"]) for run in runs}
-    wanted = [] if given.table else itertools.product(given.modalities, given.faults, given.seeds)
+    if given.judge_again:
+        runs = [judged_again(run, given.metrics) for run in runs]
+        given.results.write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    wanted = [] if given.table or given.judge_again else itertools.product(given.modalities, given.faults, given.seeds)
     for name, fault, seed in wanted:
         if (name, fault, seed) in done:
             continue
-        run = one_run(name, fault, seed)
+        run = one_run(name, fault, seed, given.metrics)
         runs.append(run)
         print(
             f"{name}, {fault}, seed {seed}: {run['verdict']} (right: {', '.join(right_verdicts(run))}), first alarm "
