@@ -109,25 +109,31 @@ class Fault:
         named_by: verdicts that are right; empty = what the features measured at the end say.
         constant_inputs: every sample is the first one.
         settings: ``key=value`` for the run; ``{lr}`` is 100 times the recipe's rate.
+        not_for: modalities that cannot have it.
     """
 
     change: Callable[[MaskedPrediction, int], None]
     named_by: Sequence[str] = ()
     constant_inputs: bool = False
     settings: Sequence[str] = ()
+    not_for: Sequence[str] = ()
 
+
+# The objects' encoder passes slots on and has no weights: there is no gradient to stop and nothing that could move.
+WEIGHTLESS = ("causal",)
 
 FAULTS: Mapping[str, Fault] = {
     "healthy": Fault(_healthy, (HEALTHY,)),
-    "no stop-gradient": Fault(_without_stop_gradient, (PARTIAL, TOTAL)),
-    "momentum 0": Fault(_momentum(0.0)),
-    "stop-gradient alone": Fault(_self_target),
-    "momentum 1": Fault(_momentum(1.0), (FROZEN,)),
+    "no stop-gradient": Fault(_without_stop_gradient, (PARTIAL, TOTAL), not_for=WEIGHTLESS),
+    "momentum 0": Fault(_momentum(0.0), not_for=WEIGHTLESS),
+    "stop-gradient alone": Fault(_self_target, not_for=WEIGHTLESS),
+    "momentum 1": Fault(_momentum(1.0), (FROZEN,), not_for=WEIGHTLESS),
     "learning rate x 100": Fault(_healthy, (), settings=("optimizer.lr={lr}", "trainer.clip_norm=0")),
-    "constant inputs": Fault(_healthy, (TOTAL,), constant_inputs=True),
+    "constant inputs": Fault(_healthy, (TOTAL, PARTIAL), constant_inputs=True),
     "predictor bypass": Fault(_bypass, (IGNORES, PARTIAL, TOTAL)),
 }
-"""``momentum 0``, ``stop-gradient alone`` and ``learning rate x 100`` may or may not end badly: that is measured."""
+"""``momentum 0``, ``stop-gradient alone`` and ``learning rate x 100`` may or may not end badly: that is measured.
+With constant inputs what a front end augments by a sample's seed still varies, so features may keep a few dimensions."""
 
 COLLAPSED = (PARTIAL, TOTAL, DIVERGING)
 

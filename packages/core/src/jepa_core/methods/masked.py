@@ -288,7 +288,7 @@ class MaskedPrediction(nn.Module):
         if self._seen is None:
             return {}
         figures = diagnosis.diagnose(self._seen, self.predictor, self.energy)
-        if isinstance(self.target, EmaTarget):
+        if isinstance(self.target, EmaTarget) and any(True for _ in self.encoder.parameters()):
             figures["weights"] = diagnosis.target_motion(self.target.encoder, self.encoder, self.momentum_now)
         return figures
 
