@@ -133,7 +133,7 @@ FAULTS: Mapping[str, Fault] = {
     "predictor bypass": Fault(_bypass, (IGNORES, PARTIAL, TOTAL)),
 }
 """``momentum 0``, ``stop-gradient alone`` and ``learning rate x 100`` may or may not end badly: that is measured.
-With constant inputs a front end that augments by a sample's seed still varies them: features may keep some dimensions."""
+With constant inputs a front end may still vary them by a sample's seed, so that features may keep some dimensions."""
 
 COLLAPSED = (PARTIAL, TOTAL, DIVERGING)
 
