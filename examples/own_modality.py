@@ -46,7 +46,7 @@ class MotionSettings:
         hidden: share of the time that must be predicted.
     """
 
-    persons: int = 16
+    persons: int = 32
     windows: int = 12
     hidden: float = 0.6
 
@@ -61,7 +61,7 @@ class MotionRun(SimpleRun):
 
 
 class MotionWindows(ItemSource):
-    """Windows ``[6, 256]``; in training (``moved``) each begins a little later every time."""
+    """Windows ``[6, 256]``; in training (``moved``) each begins a little later, on a wrist turned another way."""
 
     def __init__(self, settings: MotionSettings, fourths: tuple[int, ...], moved: bool) -> None:
         persons = [person for person in range(settings.persons) if person % 4 in fourths]
@@ -72,7 +72,7 @@ class MotionWindows(ItemSource):
     def read(self, item: Item, seed: int) -> Tensor:
         person, activity, window = item.where
         own, here = np.random.default_rng(person), np.random.default_rng((person, window, len(activity)))
-        worn, _ = np.linalg.qr(own.normal(size=(3, 3)))
+        worn, _ = np.linalg.qr((np.random.default_rng(seed) if self.moved else own).normal(size=(3, 3)))
         pace, strength, second, tremble = ACTIVITIES[activity] * own.lognormal(0, (0.1, 0.4, 0.1, 0.1))
         seconds = (np.arange(READINGS) + (seed % 64 if self.moved else 0)) / RATE_HZ
         beat = 2 * np.pi * (pace * seconds + here.uniform())

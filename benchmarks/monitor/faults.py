@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from jepa_causal.predictor import SlotPredictor
 from jepa_core.contracts import Condition, Modality, SampleSource, Sites, Tokens
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.monitor.verdict import DIVERGING, FROZEN, HEALTHY, IGNORES, PARTIAL, TOTAL
@@ -94,7 +95,13 @@ def _self_target(method: MaskedPrediction, steps: int) -> None:
     _without_help(method)
 
 
+MOST_SLOTS = 1024
+
+
 def _bypass(method: MaskedPrediction, steps: int) -> None:
+    if isinstance(method.predictor, SlotPredictor):
+        method.predictor = PlaceOnly(MOST_SLOTS, method.predictor.project.out_features)
+        return
     width = getattr(method.encoder, "width", None)
     lattice = getattr(method.predictor, "lattice", None) or cast(Any, method.encoder).lattice
     method.predictor = PlaceOnly(lattice.count, int(width or cast(Any, method.encoder).channels))

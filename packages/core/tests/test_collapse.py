@@ -22,6 +22,7 @@ from jepa_core.monitor.verdict import (
     Verdict,
     judge_history,
     rank_alarm,
+    rank_line_of,
 )
 from jepa_core.settings import MonitorSettings
 
@@ -204,6 +205,14 @@ def test_too_few_rows_are_said_not_guessed() -> None:
 def test_half_precision_rank_two_is_seen() -> None:
     verdicts = run(lambda step: rank_two(step).to(torch.bfloat16))
     assert verdicts[-1].state == PARTIAL
+
+
+def test_rank_line_of_a_run() -> None:
+    assert rank_line_of(128, 512, 60) == pytest.approx(20)  # that of its size
+    assert rank_line_of(128, 512, 28) == pytest.approx(28 / 3)  # it began low
+    assert rank_line_of(128, 512, 6) == 4  # no wide features are well with less
+    assert rank_line_of(8, 512, 6) == pytest.approx(1.25)  # of narrow ones that is asked only in part
+    assert rank_line_of(2, 512, 2) == 1.05
 
 
 def test_rank_alarm_scales() -> None:

@@ -31,6 +31,11 @@ SPREAD_TOTAL = 0.05
 SPREAD_FLOOR = 0.01
 """Below the floor features are one point, whatever the run began with."""
 
+RANK_LEFT = 1 / 3
+"""Share of the rank of the beginning that a run may settle at; healthy ones have been seen at .45."""
+RANK_FLOOR = 4.0
+"""Rank below which wide features are partly collapsed, whatever the run began with."""
+
 USE_ALARM = 1e-5
 """Share of the predictions' variance that another sample's context changes, below which the context is not used.
 
@@ -94,6 +99,12 @@ def rank_alarm(dimensions: float, rows: float) -> float:
     """
     usable = max(min(dimensions, rows - 1), 1.0)
     return min(20 / 128 * usable, 20 * math.sqrt(usable / 128))
+
+
+def rank_line_of(dimensions: float, rows: float, began: float) -> float:
+    """The line of a run: that of its size, lower where it began low, but not below the floor."""
+    line = rank_alarm(dimensions, rows)
+    return max(min(line, RANK_LEFT * began), min(line, RANK_FLOOR), 1.05)
 
 
 @dataclass
@@ -277,7 +288,7 @@ class Judge:
             figures["dead_dimensions"],
             figures["normalised_std"],
         )
-        rank_line = max(min(rank_alarm(width, figures["rows"]), 0.5 * begin.rank), 1.05)
+        rank_line = rank_line_of(width, figures["rows"], begin.rank)
         spread_line = min(SPREAD_ALARM, 0.5 * begin.spread)
         lost_dead = dead - begin.dead >= max(2.0, 0.1 * width)
         reasons, lost = [], 0.0
