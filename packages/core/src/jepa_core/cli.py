@@ -26,7 +26,18 @@ from jepa_core.request import (
     show,
     take,
 )
-from jepa_core.table_verbs import compare, compare_keys, embed, embed_keys, neighbours, neighbours_keys
+from jepa_core.table_verbs import (
+    PROBE_TABLES,
+    compare,
+    compare_keys,
+    embed,
+    embed_keys,
+    names_table,
+    neighbours,
+    neighbours_keys,
+    probe_keys,
+    probe_tables,
+)
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # accelerate launch answers Ctrl-C with a traceback and leaves before its child has saved. A launcher that therefore
@@ -126,10 +137,15 @@ def masks(arguments: Sequence[str]) -> int:
 
 
 def probe(arguments: Sequence[str]) -> int:
-    """Probes a run's frozen features against an untrained encoder and raw features; writes ``probe.json``."""
-    usage = "jepa probe run=<run folder or checkpoint folder> [key=value ...] [out=<run>/probe.json]"
+    """Probes a run's frozen features against an untrained encoder and raw features, or tables of embeddings."""
+    usage = (
+        f"jepa probe <run folder or checkpoint folder> [key=value ...] [out=<run>/probe.json]\n   or: {PROBE_TABLES}"
+    )
     if helped(arguments, usage):
         return 0
+    if any(names_table(argument) for argument in arguments):
+        return probe_tables(arguments)
+    arguments = [argument if "=" in argument else f"run={argument}" for argument in arguments]
     own, overrides = take(arguments, "run", "out")
     run_dir, checkpoint = run_and_checkpoint(folder(own, usage))
     request = configure_as(checkpoint / "config.yaml", overrides)
@@ -252,7 +268,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "train": Verb(train, "train, probe and report: jepa train modality=<name>"),
-    "probe": Verb(probe, "frozen features against controls: jepa probe run=<folder>", lambda: ("run", "out")),
+    "probe": Verb(probe, "frozen features against controls: jepa probe <run or table.parquet>", probe_keys),
     "embed": Verb(embed, "frozen features as a Parquet table: jepa embed <folder> out=table.parquet", embed_keys),
     "compare": Verb(compare, "do two encoders see the same structure: jepa compare <a> <b>", compare_keys),
     "neighbours": Verb(

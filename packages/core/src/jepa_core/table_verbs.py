@@ -1,4 +1,4 @@
-"""Verbs of ``jepa`` on tables of embeddings: write one, compare two, look up neighbours."""
+"""Verbs of ``jepa`` on tables of embeddings: write one, probe them, compare two, look up neighbours."""
 
 from __future__ import annotations
 
@@ -64,6 +64,35 @@ def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: S
         raise DataError(f"{source}: embedding ended with exit code {code}")
 
 
+PROBE_TABLES = (
+    "jepa probe <table>.parquet [<control>.parquet ...] [test=<table>.parquet,...] [folds=5|groups] "
+    "[heads=linear,knn,knn_standardised] [layer=...] [pooling=...] [out=<file>.json]"
+)
+
+
+def names_table(argument: str) -> bool:
+    """Whether an argument without a key is an embedding table: a Parquet file, or a folder of them."""
+    if "=" in argument and not Path(argument).exists():
+        return False
+    path = Path(argument)
+    return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
+
+
+def probe_tables(arguments: Sequence[str]) -> int:
+    """Probes embedding tables; see :mod:`jepa_core.evaluate.table_probe`."""
+    from jepa_core.evaluate.table_probe import OPTIONS, run_table_probe
+
+    tables = [argument for argument in arguments if names_table(argument)]
+    rest = [argument for argument in arguments if argument not in tables]
+    own, unknown = take(rest, *OPTIONS)
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0].partition('=')[0]}: expected a .parquet table or a key of the probe, got {unknown[0]!r}; "
+            f"usage: {PROBE_TABLES}"
+        )
+    return run_table_probe(tables, own)
+
+
 def neighbours(arguments: Sequence[str]) -> int:
     """Shows the nearest samples in an embedding table; see :mod:`jepa_core.evaluate.nearest`."""
     usage = (
@@ -105,3 +134,10 @@ def neighbours_keys() -> Sequence[str]:
     from jepa_core.evaluate.nearest import OPTIONS
 
     return [key for key in OPTIONS if key != "table"]
+
+
+def probe_keys() -> Sequence[str]:
+    """Keys of the verb ``probe`` besides the settings."""
+    from jepa_core.evaluate.table_probe import OPTIONS
+
+    return ("run", *OPTIONS)

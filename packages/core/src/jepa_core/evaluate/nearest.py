@@ -151,7 +151,9 @@ def run_neighbours(given: Mapping[str, str]) -> int:
     """
     wanted = parse(given)
     table = read_table(given["table"], given.get("layer"), given.get("pooling"))
-    _check_one_row_each(table)
+    table.check_one_row_each()
+    if len(table) < 2:
+        raise DataError(f"{table.origin}: expected at least 2 samples, got {len(table)}")
     queries = _places(table, wanted.of)
     with value_errors_are_users(DataError):
         found = neighbours_of(table, queries, wanted)
@@ -161,19 +163,6 @@ def run_neighbours(given: Mapping[str, str]) -> int:
     else:
         _show(table, queries, found, wanted, shares)
     return 0
-
-
-def _check_one_row_each(table: EmbeddingTable) -> None:
-    if len(set(table.sample_id)) == len(table):
-        if len(table) < 2:
-            raise DataError(f"{table.origin}: expected at least 2 samples, got {len(table)}")
-        return
-    kinds = {name: getattr(table, name) for name in ("layer", "pooling")}
-    known = "; ".join(f"{name} {', '.join(sorted(set(c.tolist())))}" for name, c in kinds.items() if c is not None)
-    raise ConfigError(
-        f"{table.origin}: expected one row a sample, got {len(table)} rows of {len(set(table.sample_id))} samples; "
-        f"choose with layer= and pooling= ({known or 'the file has no such columns'})"
-    )
 
 
 def _places(table: EmbeddingTable, of: Sequence[str]) -> list[int]:

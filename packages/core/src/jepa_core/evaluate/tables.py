@@ -128,6 +128,22 @@ class EmbeddingTable:
         first, second = (np.array([place[name] for name in shared]) for place in places)
         return self.rows(first), other.rows(second)
 
+    def check_one_row_each(self) -> None:
+        """Refuses a table in which a sample has several rows.
+
+        Raises:
+            DataError: one has; the message names the layers and poolings to choose from.
+        """
+        samples = len(set(self.sample_id))
+        if samples == len(self):
+            return
+        kinds = {name: column for name in ("layer", "pooling") if (column := getattr(self, name)) is not None}
+        known = "; ".join(f"{name} {', '.join(sorted(set(column.tolist())))}" for name, column in kinds.items())
+        raise DataError(
+            f"{self.origin}: expected one row a sample, got {len(self)} rows of {samples} samples; choose with layer= "
+            f"and pooling= ({known or 'the file has no such columns'})"
+        )
+
     def _place_of_each(self) -> dict[str, int]:
         places = {name: place for place, name in enumerate(self.sample_id)}
         if len(places) < len(self):
