@@ -20,6 +20,8 @@ from jepa_core.distributed import gather_rows, sum_over_processes, world
 from jepa_core.monitor.metrics import lidar_rank
 
 SAMPLES = 8
+"""Samples that are compared site by site."""
+USED = 4
 """Samples whose predictions are made anew from another sample's context."""
 SITES = 256
 """Sites at which samples are compared."""
@@ -61,10 +63,10 @@ def keep(
     views: int,
 ) -> Seen:
     """Copies the little that is needed, so that the activations of the whole batch can go."""
-    few = min(SAMPLES, len(context.features))
+    few = min(USED, len(context.features))
     tokens = Tokens(context.features[:few].detach().clone(), first_rows(context.sites, few), context.lattice)
     pooled = _mean_of_views(context, views) if views > 1 else None
-    whole = _some_sites(target, few) if target.sites.complete else None
+    whole = _some_sites(target, min(SAMPLES, len(target.features))) if target.sites.complete else None
     return Seen(tokens, first_rows(targets, few), _first_condition(condition, few), *rows, pooled, whole)
 
 
@@ -155,9 +157,9 @@ def context_use(seen: Seen, predictor: nn.Module) -> Tensor:
     predictor.eval()
     try:
         with torch.autocast(context.features.device.type, enabled=False):
-            own, other = (
-                predictor(tokens, seen.targets, seen.condition, 0).float() for tokens in (context, _rolled(context))
-            )
+            # Both in one pass: on few samples a pass costs more than what it computes.
+            both = predictor(_and_rolled(context), _twice(seen.targets), _condition_twice(seen.condition), 0).float()
+            own, other = both.chunk(2)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -171,16 +173,29 @@ def context_use(seen: Seen, predictor: nn.Module) -> Tensor:
     return torch.where(change > floor, change / (2 * variance).clamp(min=torch.finfo(torch.float32).tiny), 0.0)
 
 
-def _rolled(tokens: Tokens) -> Tokens:
-    """Each sample with the tokens and sites of the one before."""
+def _and_rolled(tokens: Tokens) -> Tokens:
+    """The samples, then each once more with the tokens and sites of the one before."""
 
-    def roll(x: Any) -> Any:
-        return None if x is None else x.roll(1, 0)
+    def add(x: Any) -> Any:
+        return None if x is None else torch.cat([x, x.roll(1, 0)])
 
-    sites = replace(
-        tokens.sites, ids=roll(tokens.sites.ids), valid=roll(tokens.sites.valid), kind=roll(tokens.sites.kind)
-    )
-    return Tokens(roll(tokens.features), sites, tokens.lattice)
+    sites = tokens.sites
+    sites = replace(sites, ids=add(sites.ids), valid=add(sites.valid), kind=add(sites.kind))
+    return Tokens(add(tokens.features), sites, tokens.lattice)
+
+
+def _twice(sites: Sites) -> Sites:
+    return replace(sites, **{name: _double(getattr(sites, name)) for name in ("ids", "valid", "kind")})
+
+
+def _condition_twice(condition: Condition | None) -> Condition | None:
+    if condition is None:
+        return None
+    return Condition(*(_double(x) for x in (condition.features, condition.at, condition.valid)))
+
+
+def _double(x: Any) -> Any:
+    return None if x is None else torch.cat([x, x])
 
 
 @torch.no_grad()
