@@ -1,6 +1,7 @@
 """The examples of docs/extend.md: plug-ins of one file each, trained, probed, embedded and reported as any other."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,21 @@ def test_a_file_that_is_no_modality_is_one_line(tmp_path: Path, capfd: pytest.Ca
         said = capfd.readouterr().err
         assert words in said and len(said.splitlines()) == 1, said
     assert main(["train", "modality=nowhere.py"]) == 2 and "no such file" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_probe_while_they_train_as_one_does(root: Path, tmp_path: Path, run: Runner) -> None:
+    """Same samples in the same order: same weights but for rounding, so the same probe, and nobody waits for ever."""
+    arguments = ["-m", "jepa_core", "train", f"modality={root / 'examples' / 'own_modality.py'}", *QUIET]
+    arguments += ["trainer.max_steps=4", "trainer.log_every=1", "motion.persons=8", "motion.windows=2"]
+    arguments += ["probe.every=2", "probe.enabled=false"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    figures = []
+    for name, head, batch in (("one", [], 8), ("two", launch, 4)):
+        done = run([sys.executable, *head, *arguments, f"name={name}", f"trainer.batch_size={batch}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+        figures.append([(row["step"], row["probe/linear"], row["probe/kNN"]) for row in rows if "probe/linear" in row])
+    assert [step for step, *_ in figures[0]] == [0, 2, 4]
+    for one, two in zip(*figures, strict=True):
+        assert two == pytest.approx(one, abs=0.051)  # one of 20 test samples may lie on the border

@@ -16,6 +16,8 @@ from jepa_core.evaluate.tables import PREFIX
 
 ROW_GROUP_BYTES = 16 * 2**20
 """Vectors of one row group: what a reader must hold to look at any of them."""
+ROW_GROUP_ROWS = 2**16
+"""Rows of one, however short their vectors are: names take memory too."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,13 @@ class TableWriter:
         self.schema = schema
         repeated = ["group", "label", "layer", "pooling"]
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated)
-        self._waiting: list[Any] = []
-        self._waiting_bytes = 0
+        self._width = schema.field("vector").type.list_size
+        room = max(1, min(ROW_GROUP_BYTES // (4 * self._width), ROW_GROUP_ROWS))
+        # One buffer, filled again and again: thousands of small arrays that wait between those of an encoder would
+        # leave the allocator holes that it cannot use, ten times what they hold.
+        self._vectors = np.empty((room, self._width), dtype=np.float32)
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema.names if name != "vector"}
+        self._waiting = 0
 
     def __enter__(self) -> TableWriter:
         return self
@@ -90,30 +97,34 @@ class TableWriter:
 
     def add(self, rows: Rows) -> None:
         """Takes rows; they are written once a row group is full."""
-        import pyarrow as pa
-
-        width = self.schema.field("vector").type.list_size
-        if rows.vectors.ndim != 2 or rows.vectors.shape[1] != width:
+        if rows.vectors.ndim != 2 or rows.vectors.shape[1] != self._width:
             raise DataError(
-                f"embedding table: expected vectors [R, {width}] like those before, got {list(rows.vectors.shape)} of "
-                f"layer {rows.layer}, pooling {rows.pooling}: write layers of other widths into a table of their own"
+                f"embedding table: expected vectors [R, {self._width}] like those before, got "
+                f"{list(rows.vectors.shape)} of layer {rows.layer}, pooling {rows.pooling}: write layers of other "
+                "widths into a table of their own"
             )
-        count = len(rows.sample_id)
-        flat = pa.array(np.ascontiguousarray(rows.vectors, dtype=np.float32).reshape(-1))
+        begin, count = 0, len(rows.sample_id)
+        while begin < count:
+            taken = slice(begin, begin + min(count - begin, len(self._vectors) - self._waiting))
+            self._take(rows, taken)
+            begin = taken.stop
+            if self._waiting == len(self._vectors):
+                self._flush()
+
+    def _take(self, rows: Rows, taken: slice) -> None:
+        count = taken.stop - taken.start
+        self._vectors[self._waiting : self._waiting + count] = rows.vectors[taken]
+        self._waiting += count
         columns = {
-            "sample_id": rows.sample_id,
-            "group": rows.group,
-            "label": rows.label,
+            "sample_id": rows.sample_id[taken],
+            "group": rows.group[taken],
+            "label": rows.label[taken],
             "layer": [rows.layer] * count,
             "pooling": [rows.pooling] * count,
-            "site": [None] * count if rows.site is None else rows.site,
-            "vector": pa.FixedSizeListArray.from_arrays(flat, width),
+            "site": [None] * count if rows.site is None else rows.site[taken].tolist(),
         }
-        arrays = [pa.array(columns[name], self.schema.field(name).type) for name in self.schema.names]
-        self._waiting.append(pa.record_batch(arrays, schema=self.schema))
-        self._waiting_bytes += rows.vectors.nbytes
-        if self._waiting_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+        for name, column in self._columns.items():
+            column.extend(columns[name])
 
     def write(self, table: Any) -> None:
         """Writes an Arrow table of the same schema at once, as a row group."""
@@ -122,9 +133,15 @@ class TableWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._waiting:
-            self.write(pa.Table.from_batches(self._waiting, self.schema).combine_chunks())
-        self._waiting, self._waiting_bytes = [], 0
+        if not self._waiting:
+            return
+        flat = pa.array(self._vectors[: self._waiting].reshape(-1))
+        columns = {**self._columns, "vector": pa.FixedSizeListArray.from_arrays(flat, self._width)}
+        arrays = [pa.array(columns[name], self.schema.field(name).type) for name in self.schema.names]
+        self.write(pa.Table.from_arrays(arrays, schema=self.schema))
+        self._waiting = 0
+        for column in self._columns.values():
+            column.clear()
 
     def annotate(self, metadata: Mapping[str, str]) -> None:
         """Adds to the metadata what is only known at the end."""
