@@ -1,15 +1,14 @@
 """What each diagnostic of the monitor costs as a share of a training step; the budget of all together is 2 %.
 
-    python benchmarks/monitor/cost.py [--modality vision] [--steps 30] [--device cpu] [key=value ...]
+    python benchmarks/monitor/cost.py [--modalities vision] [--steps 30] [--device cpu] [key=value ...]
 
 The step is the recipe's own (forward, backward, optimiser, target). Each diagnostic is timed alone, on the rows of that
-step, and divided by ``monitor.every`` steps. Writes a table to standard output and, with --out, JSON.
+step, and divided by ``monitor.every`` steps. With all modalities on a CPU it writes ``COST.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -31,7 +30,13 @@ from jepa_core.plugins import find_modality, find_recipe
 from jepa_core.train.optim import build_optimizer
 from jepa_core.train.run import build_method
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from common import hardware  # noqa: E402  # beside this folder
+
 BUDGET = 0.02
+ALL = ["audio", "causal", "lidar", "video", "vision"]
 
 
 def seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
@@ -104,35 +109,57 @@ def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
     return {name: torch.no_grad()(each) for name, each in work.items()}
 
 
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--modality", default="vision")
-    parser.add_argument("--recipe", default="quickstart")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path)
-    given, overrides = parser.parse_known_args()
-    modality, device = find_modality(given.modality), torch.device(given.device)
+def measured(name: str, given: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """Times of a modality's step and of each diagnostic, in seconds."""
+    modality, device = find_modality(name), torch.device(given.device)
     config: Any = compose(modality.schema, find_recipe(modality, given.recipe), overrides)
     step = Step(config, modality, device)
     step_s = seconds(step, given.steps, device)
     every = max(config.monitor.every, 1)
-    found = {name: seconds(work, given.steps, device) for name, work in diagnostics(step, config).items()}
-    keep_s = found["all together"] / every / step_s
-    print(
-        f"{given.modality} {given.recipe}, batch {config.trainer.batch_size}, {device}, "
-        f"{torch.get_num_threads()} threads; a step takes {1e3 * step_s:.1f} ms, measured every {every} steps\n"
-    )
-    print("| diagnostic | ms | share of the steps it is for |\n|---|---|---|")
-    for name, taken in found.items():
-        print(f"| {name} | {1e3 * taken:.2f} | {taken / every / step_s:.2%} |")
-    print(f"\n{'within' if keep_s < BUDGET else 'BEYOND'} the budget of {BUDGET:.0%}")
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"step_s": step_s, "every": every, "seconds": found, "share": keep_s}
-        given.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    found = {what: seconds(work, given.steps, device) for what, work in diagnostics(step, config).items()}
+    return {"modality": name, "batch": config.trainer.batch_size, "step_s": step_s, "every": every, "seconds": found}
+
+
+def table(runs: list[dict[str, Any]]) -> list[str]:
+    """A row a diagnostic, a column a modality: milliseconds, and the share of the steps that it is for."""
+    heads = [f"{run['modality']}, batch {run['batch']}, step {1e3 * run['step_s']:.0f} ms" for run in runs]
+    lines = ["| diagnostic | " + " | ".join(heads) + " |", "|---|" + "---|" * len(runs)]
+    for name in dict.fromkeys(name for run in runs for name in run["seconds"]):
+        cells = []
+        for run in runs:
+            taken = run["seconds"].get(name)
+            share = None if taken is None else taken / run["every"] / run["step_s"]
+            cells.append("" if taken is None else f"{1e3 * taken:.2f} ms, {share:.2%}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    """Measures, prints, writes the page where all modalities are measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--modalities", nargs="+", default=ALL)
+    parser.add_argument("--recipe", default="quickstart")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    given, overrides = parser.parse_known_args()
+    runs = [measured(name, given, overrides) for name in given.modalities]
+    shares = [run["seconds"]["all together"] / run["every"] / run["step_s"] for run in runs]
+    every = ", ".join(sorted({str(run["every"]) for run in runs}))
+    page = [
+        "# What the monitor costs",
+        "",
+        f"`python benchmarks/monitor/cost.py {' '.join(sys.argv[1:])}`: medians of {given.steps} on {given.device}, "
+        f"{hardware()}; recipes {given.recipe}, measured every {every} steps.",
+        "",
+        *table(runs),
+        "",
+        f"All together at most {max(shares):.2%} of the steps; the budget is {BUDGET:.0%}.",
+    ]
+    print("\n".join(page))
+    if given.modalities == ALL and given.device == "cpu":
+        (HERE / "COST.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    sys.exit(max(shares) > BUDGET)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
