@@ -66,7 +66,7 @@ def difference(first: Figure, second: Figure) -> dict[str, str]:
     (a, error_a), (b, error_b) = first, second
     if a is None or b is None:
         return {"text": "–", "error": "", "note": ""}
-    text = f"{b - a:+.3f}"
+    text = f"{b - a:+.3f}" if abs(b - a) >= 0.0005 else "0.000"
     if error_a is None or error_b is None:
         return {"text": text, "error": "", "note": "error unknown"}
     joint = math.hypot(error_a, error_b)
