@@ -72,6 +72,9 @@ def make_run(folder: Path, rows: dict[str, float] | None = None, name: str = "ru
     run = folder / name
     (run / "pictures").mkdir(parents=True)
     (run / "config.yaml").write_text(f'recipe: quickstart\nnote: "{EVIL}"\n')
+    (run / "recipe.json").write_text(
+        json.dumps({"recipe": "quickstart", "settings": {"recipe": "quickstart", "note": "shipped"}})
+    )
     (run / "environment.json").write_text(json.dumps({"torch": "2.13", "cpu": {"cores": 2, EVIL: [1, 2]}}))
     metrics = MetricsFile(run / "metrics.jsonl")
     for step in range(10, 110, 10):

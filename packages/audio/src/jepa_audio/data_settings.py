@@ -21,12 +21,13 @@ class AudioDataSettings(DataSettings):
             ``speaker`` or ``src_file``, where there is one.
         fold: column of the folds of a cross-validation; None = ``fold``, where there is one.
         test_fold: the fold that is held back; None = the last.
-        seconds: length of a training view.
+        seconds: length of a training view in s.
         views: views of each clip in a batch.
-        gain_db: each view is made louder or softer by up to this.
+        gain_db: each view is made louder or softer by up to this, in dB.
         channels: what becomes of several: their ``mean``, the ``first``, or the ``loudest``.
-        keep_mib: memory in which each process keeps decoded clips, for small data sets; 0 = crops are read by seeking.
-        max_seconds: of each clip, as much is embedded and probed; None = all of it.
+        keep_mib: memory, in MiB, in which each process keeps decoded clips, for small data sets; 0 = crops are read by
+            seeking.
+        max_seconds: of each clip, at most so many s are embedded and probed; None = all of it.
     """
 
     label: str | None = None

@@ -23,12 +23,13 @@ class FrontEndSettings:
     Attributes:
         preset: a filter bank of :data:`jepa_audio.presets.PRESETS` by name, or ``waveform`` (trained convolutions on
             the samples, WavJEPA).
-        sample_rate_hz: of ``waveform``; filter banks have theirs. Recordings are resampled to it.
-        channels: of the convolutions of ``waveform``.
+        sample_rate_hz: of ``waveform``, in Hz; filter banks have theirs. Recordings are resampled to it.
+        channels: of the convolutions of ``waveform``, a number.
         hop_length: samples from one frame to the next; 0 = the preset's.
-        patch_frames, patch_bins: of a tile; 0 = the preset's.
-        mean, std: that log energies are normalised by; None = the preset's, or measured on the training recordings
-            where it has none.
+        patch_frames: frames of a tile; 0 = the preset's.
+        patch_bins: frequency bins of a tile; 0 = the preset's.
+        mean, std: that log energies are normalised by, in their unit (natural log or dB, as the preset has them);
+            None = the preset's, or measured on the training recordings where it has none.
         centre: what is taken off log energies: ``data`` (their mean over all recordings) or ``clip`` (each bin's own
             mean over the clip, cepstral mean normalisation: for speech, where loudness and microphone tell nothing).
     """
@@ -104,9 +105,17 @@ class MaskingSettings:
         ratio_min, ratio_max: with ``random``, bounds of a share drawn for each batch instead; 0 = ``ratio`` always.
         masks: with ``random`` and ``inverse_block``, masks of a clip; they share one pass of the target encoder.
         length: steps of a hidden span with ``time``, tiles along a visible block with ``inverse_block``.
-        blocks, target_scale_min, target_scale_max, target_aspect_min, target_aspect_max, context_scale_min,
-            context_scale_max, edges: of ``multiblock``, as for images.
-        span_length, target_span_chance, context_span_chance, targets, least_context: of ``spans``.
+        blocks: with ``multiblock``, target blocks of a clip.
+        target_scale_min, target_scale_max: with ``multiblock``, share of all tiles in a target block.
+        target_aspect_min, target_aspect_max: with ``multiblock``, rows / columns of a target block.
+        context_scale_min, context_scale_max: with ``multiblock``, share of all tiles in the block the context is cut
+            from.
+        edges: with ``multiblock``, whether blocks end at the edges or go on at the other side.
+        span_length: with ``spans``, steps of time in a span.
+        target_span_chance, context_span_chance: with ``spans``, share of the time that spans of a target, of what the
+            context leaves out, would take if they did not overlap.
+        targets: with ``spans``, targets of a clip.
+        least_context: with ``spans``, least share of the steps that is left as context.
     """
 
     kind: Literal["random", "multiblock", "time", "inverse_block", "spans", "curriculum"] = "random"
@@ -135,7 +144,7 @@ class PredictorSettings:
     """The narrow transformer that predicts.
 
     Attributes:
-        width: E of its tokens.
+        width: E of its tokens, in channels.
         depth: blocks.
         heads: attention heads; 0 = as many as the encoder.
     """
@@ -178,9 +187,9 @@ class AgreementSettings:
     For recordings of which any part tells what they are; it needs ``data.views`` of 2 or more.
 
     Attributes:
-        weight: in the loss; 0 = none.
-        share: of SIGReg in it.
-        hidden, output: widths of the projector.
+        weight: factor in the loss; 0 = none.
+        share: of SIGReg in it, 0 to 1.
+        hidden, output: widths of the projector, in channels.
         slices: random directions of SIGReg.
     """
 

@@ -23,7 +23,8 @@ class CausalDataSettings(DataSettings):
             ``pusht``). Not used with ``slots=files``.
         slots: ``state`` (a frozen random embedding of true position and colour, without velocity), ``learned`` (slot
             attention on rendered frames, trained first) or ``files``.
-        episodes, test_episodes: to train on and to hold back; of ``files`` so many of the last are held back.
+        episodes: episodes to train on.
+        test_episodes: episodes to hold back; of ``files`` so many of the last.
         steps: frames of an episode of a world.
         seed: of episodes and slot encoder. It is not the run's, so that runs of several seeds share their data.
         frame_skip: frames between two model steps, counted from one to the other; actions of the frames between are put
@@ -112,9 +113,10 @@ class CausalSettings:
     """The method.
 
     Attributes:
-        history, future: model steps of a window.
+        history: model steps of a window that are given.
+        future: model steps of a window that are predicted.
         masking, predictor: see there.
-        history_weight, future_weight: of the two means in the loss.
+        history_weight, future_weight: factors of the two means in the loss.
         actions, proprio: ``auto`` (given to the predictor where episodes have them) or ``none``.
         matching: ``hungarian`` compares each future step's slots with the targets in the order that fits best (for
             encoders whose slots swap objects), ``none`` in their own.

@@ -189,17 +189,13 @@ def _probe(request: Request, checkpoint: Path) -> Any:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Writes a run's ``report.html`` anew."""
-    usage = "jepa report run=<run folder>"
+    """Writes a run's ``report.html`` anew, or several runs side by side; see :mod:`jepa_core.report.verb`."""
+    usage = "jepa report <run folder> [<run folder> ...] [out=comparison.html]   (out: of several runs side by side)"
     if helped(arguments, usage):
         return 0
-    own, overrides = take(arguments, "run")
-    if overrides:
-        raise ConfigError(f"{overrides[0].partition('=')[0]}: unknown key; usage: {usage}")
-    run_dir = folder(own, usage)
-    from jepa_core.report.html import write_report
+    from jepa_core.report.verb import run_report
 
-    print(write_report(run_dir))
+    print(run_report(arguments, usage))
     return 0
 
 
@@ -254,6 +250,13 @@ def data(arguments: Sequence[str]) -> int:
         return int(parsed.run(parsed) or 0)
 
 
+def report_keys() -> Sequence[str]:
+    """Keys of :func:`report`."""
+    from jepa_core.report.verb import KEYS
+
+    return KEYS
+
+
 @dataclass(frozen=True)
 class Verb:
     """A verb: what runs it, one line for ``jepa --help``, and its own keys besides the settings.
@@ -274,7 +277,7 @@ VERBS: dict[str, Verb] = {
     "neighbours": Verb(
         neighbours, "nearest samples in such a table: jepa neighbours table.parquet of=<sample_id>", neighbours_keys
     ),
-    "report": Verb(report, "write a run's report.html anew: jepa report run=<folder>", lambda: ("run",)),
+    "report": Verb(report, "a run's report.html anew, or runs side by side: jepa report <a> [<b> ...]", report_keys),
     "masks": Verb(masks, "draw and count masks: jepa masks modality=<name> out=masks.png", lambda: ("out",)),
     "data": Verb(data, "look at data: commands the modalities bring"),
     "list": Verb(list_installed, "modalities, recipes, probes, and where each comes from"),

@@ -85,12 +85,15 @@ _jepa_own() {{
 {_case(known.own, "1")}
 }}
 _jepa_candidates() {{
-    # verb, modality, word: candidates, one a line; fails where files are to be offered
+    # verb, modality, word: candidates, one a line; none where files are to be offered
     case "$3" in
         recipe=*) _jepa_recipes "$2" | sed 's/^/recipe=/' ;;
         *=*) local key="${{3%%=*}}"; _jepa_values "$key" | sed "s/^/$key=/" ;;
         *) _jepa_own "$1" | sed 's/$/=/'
-           case "$1" in train|masks|probe|embed) _jepa_keys "$2" | sed 's/$/=/' ;; esac ;;
+           case "$1" in
+               train|masks|probe|embed) _jepa_keys "$2" | sed 's/$/=/' ;;
+               completion) printf '%s\\n' {" ".join(SHELLS)} ;;
+           esac ;;
     esac
 }}
 _jepa_modality() {{
@@ -141,10 +144,12 @@ _jepa() {{
     fi
     local -a found
     found=("${{(@f)$(_jepa_candidates "${{words[2]}}" "$(_jepa_modality "${{words[@]}}")" "$word")}}")
-    found=("${{(@)found:#}}")
+    found=("${{(@M)found:#${{(b)word}}?*}}")
+    # These take a path as it stands.
+    [[ "$word" != *=* && " report embed compare neighbours list " == *" ${{words[2]}} "* ]] && _files
     if (( ${{#found}} )); then
         if [[ "$word" == *=* ]]; then compadd -- "${{found[@]}}"; else compadd -S '' -- "${{found[@]}}"; fi
-    else
+    elif [[ "$word" == *=* ]]; then
         compset -P '*='
         _files
     fi
@@ -153,16 +158,34 @@ _jepa() {{
 """
 
 
+_FISH_FILES = """function __jepa_takes_no_file
+    # Files are offered after key= where the values are not known, and where a verb takes a path as it stands.
+    set -l word (commandline -ct)
+    switch $word
+        case '*=*/*' '*=.*'
+            return 1
+        case {valued}
+            return 0
+        case '*=*'
+            return 1
+    end
+    __fish_seen_subcommand_from train masks probe completion
+end
+complete -c jepa -n __jepa_takes_no_file -f"""
+
+
 def _fish(known: Words) -> str:
     lines = ["# jepa: completion for fish. For good: jepa completion fish > ~/.config/fish/completions/jepa.fish"]
+    lines.append(_FISH_FILES.format(valued=" ".join(f"'{key}=*'" for key in [*known.values, "recipe"])))
     lines.append("complete -c jepa -n __fish_use_subcommand -f -a '" + " ".join(known.verbs) + "'")
     seen = "__fish_seen_subcommand_from"
+    lines.append(f"complete -c jepa -n '{seen} completion' -a '{' '.join(SHELLS)}'")
     for verb, own in known.own.items():
         if own:
             lines.append(f"complete -c jepa -n '{seen} {verb}' -a '{' '.join(f'{key}=' for key in own)}'")
     training = f"{seen} train masks probe embed"
     for name, keys in known.keys.items():
-        chosen = f'{training}; and string match -q -- "*modality={name}*" (commandline)' if name else training
+        chosen = f'{training}; and string match -q -- "*modality={name} *" (commandline)' if name else training
         offered = [f"{key}={value}" for key in keys for value in known.values.get(key, [""])]
         offered += [f"recipe={recipe}" for recipe in known.recipes.get(name, [])]
         lines.append(f"complete -c jepa -n '{chosen}' -a '{' '.join(offered)}'")

@@ -11,7 +11,7 @@ class DataSettings:
 
     Attributes:
         root: folder of the recordings; None = ``JEPA_DATA``, then what the package brings itself.
-        max_bad_fraction: more distinct bad samples than this fraction of the data set stop the run.
+        max_bad_fraction: more distinct bad samples than this fraction (0 to 1) of the data set stop the run.
         workers: loader processes per training process; ``auto`` or a number.
     """
 
@@ -28,14 +28,14 @@ class TrainerSettings:
         max_steps: optimiser steps.
         batch_size: samples per process and micro-batch.
         accumulation: micro-batches per optimiser step.
-        clip_norm: gradient norm is clipped to this; 0 = no clipping.
+        clip_norm: the L2 norm of all gradients together is clipped to this; 0 = no clipping.
         precision: ``auto`` (bf16 on GPUs that have it), ``native`` (and on CPUs that multiply in it), ``fp32``,
             ``bf16``.
         device: ``auto``, ``cpu``, ``cuda``.
         compile: whether the method's blocks are compiled with torch.compile.
         log_every: steps between two lines of ``metrics.jsonl``.
         checkpoint_every: steps between two checkpoints; 0 = only the last.
-        keep_checkpoints: older ones are removed; 0 = keep all.
+        keep_checkpoints: newest checkpoints that are kept, older ones are removed; 0 = keep all.
         threads: CPU threads of each training process; ``auto`` (all cores, shared between the processes of a machine;
             a launcher's OMP_NUM_THREADS=1 does not count) or a number.
     """
@@ -59,16 +59,17 @@ class OptimizerSettings:
 
     Attributes:
         name: ``adamw`` or ``adam_onecycle`` (momentum cycled, as OpenPCDet trains).
-        lr: peak learning rate.
+        lr: peak learning rate; no unit.
         lr_start: learning rate at step 0 as a fraction of ``lr``.
         lr_end: learning rate at the end of the schedule as a fraction of ``lr``.
         shape: ``cosine`` or ``linear``: the way from ``lr`` to its end after the warm-up.
         stretch: the schedules of learning rate and weight decay are laid out over this many times the run and cut at
             its end; published recipes stretch by 1.25.
         warmup: steps of linear warm-up (a number >= 1) or the fraction of all steps (below 1).
-        weight_decay: at the first step.
-        weight_decay_end: at the end of the schedule (cosine); None = constant.
-        beta1, beta2, eps: of Adam.
+        weight_decay: of AdamW (decoupled, times the learning rate), at the first step; no unit.
+        weight_decay_end: the same at the end of the schedule (cosine); None = constant.
+        beta1, beta2: momenta of Adam, 0 to 1.
+        eps: of Adam, added to the root of the second moment.
     """
 
     name: str = "adamw"

@@ -17,7 +17,7 @@ class AugmentSettings:
     Attributes:
         flip_x: x changes sign (front and back swap) with probability 1/2.
         flip_y: y changes sign (left and right swap) with probability 1/2.
-        rotation_deg: rotation about the vertical, uniform in plus or minus this.
+        rotation_deg: rotation about the vertical, uniform in plus or minus this, in degrees.
         scale: factor on all coordinates, uniform in [1 - scale, 1 + scale].
         shuffle: shuffle the points, which matters where a voxel or the voxel budget overflows.
     """
@@ -43,7 +43,7 @@ class LidarDataSettings(DataSettings):
         azimuths: simulated columns over the front half-circle (twice as many over the full circle).
         intensity_scale: what a float intensity of 1 would be on the sensor's scale, for example 255; 0 = known from
             the format.
-        view_deg: only points within this view straight ahead are used, for example a camera's; 360 = all.
+        view_deg: only points within this view (degrees) straight ahead are used, for example a camera's; 360 = all.
         augment: see there.
     """
 
@@ -143,7 +143,7 @@ class LidarProbeSettings(OnlineProbeSettings):
         train_until: recordings are used for training up to this fraction of their length (1 = hold nothing back, no
             probe); 0 = chosen by whether there are boxes (.585 with, .88 without).
         test_from: the probe is tested from this fraction on; the frames between are the gap. 0 = chosen (.65, .90).
-        azimuth_deg: with camera-only boxes, cells beyond this angle from straight ahead do not count.
+        azimuth_deg: with camera-only boxes, cells beyond this angle (degrees) from straight ahead do not count.
     """
 
     enabled: bool = True

@@ -137,7 +137,7 @@ class PredictorSettings:
     """The narrow transformer that predicts.
 
     Attributes:
-        width: E of its tokens.
+        width: E of its tokens, in channels.
         depth: blocks.
         heads: attention heads; 0 = as many as the encoder.
         mask_tokens: rows of the table of mask tokens; with one, all masks of a sample share it.

@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from jepa_core.compare.charts import curve_chart, score_chart
 from jepa_core.compare.scores import Example, Findings, LayerMap, figure, interval_text, p_text, score_name
 from jepa_core.compare.verdict import judge
-from jepa_core.report.figures import Chart
+from jepa_core.report.page import environment, page_chart
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SIDE = 160
@@ -29,16 +26,15 @@ def render(found: Findings, pictures: Sequence[Path | None] = (None, None)) -> s
         found: what to show.
         pictures: folders of either table with one picture a sample, named after it; None = names only.
     """
-    loader = ChoiceLoader([PackageLoader("jepa_core.compare", "."), PackageLoader("jepa_core.report", ".")])
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     tone, sentence = judge(found)
     charts = [chart for chart in (score_chart(found.scores), curve_chart(found)) if chart is not None]
-    return environment.get_template("page.html").render(
+    template = environment("jepa_core.compare").get_template("page.html")
+    return template.render(
         found=found,
         tone=tone,
         sentence=sentence,
         rows=[_row(score) for score in found.scores],
-        charts=[_page_chart(chart) for chart in charts],
+        charts=[page_chart(chart) for chart in charts],
         maps=[_map(layers) for layers in found.layer_maps],
         examples=[_example(example, pictures) for example in found.examples],
         figures=[(name, figure(value)) for name, value in found.figures.items()],
@@ -47,10 +43,6 @@ def render(found: Findings, pictures: Sequence[Path | None] = (None, None)) -> s
         ],
         invariances=_invariances(found),
     )
-
-
-def _page_chart(chart: Chart) -> dict[str, Any]:
-    return {"title": chart.title, "caption": chart.caption, "legend": chart.legend, "svg": Markup(chart.svg)}
 
 
 def _row(score: Any) -> dict[str, Any]:

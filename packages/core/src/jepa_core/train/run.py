@@ -12,10 +12,11 @@ import torch
 
 from jepa_core.contracts import Method, Modality, ProbeTable, SampleSource
 from jepa_core.data.move import to_device
-from jepa_core.errors import CollapseError, DataError, DivergenceError, UserError, value_errors_are_users
+from jepa_core.errors import CollapseError, ConfigError, DataError, DivergenceError, UserError, value_errors_are_users
 from jepa_core.evaluation_source import DrawsFeatures
 from jepa_core.monitor.console import Console
 from jepa_core.monitor.verdict import PATIENCE, WARMING_UP, Verdict
+from jepa_core.recipe_record import choice_row, describe_recipe, differences, plain, write_recipe
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import dry_run, launch, outcome, state
@@ -82,8 +83,11 @@ def _run(config: RunSettings, modality: Modality, config_text: str, started: Lau
     parts = Parts(method, source, config, config_text, started, folder.path, console, probe)
     with value_errors_are_users():
         trainer = Trainer(parts)
-    choices = [("run folder", str(folder.path), folder.reason), *started.choices, *trainer.choices]
-    choices += list(modality.choices(config))
+    recipe = _recipe(config, modality, console)
+    choices = [("run folder", str(folder.path), folder.reason)]
+    if recipe is not None:
+        choices.append(choice_row(config.recipe, differences(recipe["settings"], plain(config))))
+    choices += [*started.choices, *trainer.choices, *modality.choices(config)]
     console.choices(choices)
     if folder.resume_from is not None:
         _resume(trainer, folder, console)
@@ -91,6 +95,8 @@ def _run(config: RunSettings, modality: Modality, config_text: str, started: Lau
     if started.rank == 0:
         (folder.path / "config.yaml").write_text(config_text, encoding="utf-8")
         _write_environment(folder.path, started, choices)
+        if recipe is not None:
+            write_recipe(folder.path, recipe)
     if config.dry_run:
         dry_run.show(trainer, parts)
         return 0
@@ -107,6 +113,15 @@ def _build(config: RunSettings, modality: Modality) -> tuple[SampleSource, Any]:
     with value_errors_are_users():
         source = modality.sources(config)
     return source, build_method(config, modality)
+
+
+def _recipe(config: RunSettings, modality: Modality, console: Console) -> dict[str, Any] | None:
+    """The recipe as shipped; None where settings made in a program name one that there is not."""
+    try:
+        return describe_recipe(modality, config)
+    except ConfigError as error:
+        console.warn(f"the report will not say what differs from the recipe: {error}")
+        return None
 
 
 def _write_environment(run_dir: Path, started: Launch, choices: list[Choice]) -> None:
