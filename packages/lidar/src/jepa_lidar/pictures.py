@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from jepa_core.contracts import Batch, Mask, Picture
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.thumbnails import SIDE, image_png
+from jepa_lidar.geometry import VoxelGrid
 from jepa_lidar.masking import EMPTY, OCCUPIED
 from jepa_lidar.voxels import Points
 
@@ -22,6 +24,10 @@ _STATES = (
 )
 
 
+SAMPLE_HOW = "From above, x forward to the right, y left upwards: points in dark over the cells that they occupy."
+_CELL, _NOTHING, _POINT = (173, 205, 250), (255, 255, 255), (11, 18, 32)
+
+
 @torch.no_grad()
 def mask_picture(method: MaskedPrediction, batch: Batch) -> Picture:
     """Bird's-eye map of the first scan's mask: context, target, empty, with the points over it."""
@@ -30,6 +36,30 @@ def mask_picture(method: MaskedPrediction, batch: Batch) -> Picture:
     state = _states(mask).reshape(rows, columns)
     png = _draw(state, _points_of_first(batch), grid.lattice.origin, grid.lattice.spacing)
     return Picture("Mask", png, f"{batch.sample_id[0]}: {_counts(state)}")
+
+
+def sample_pngs(points: Points, grid: VoxelGrid) -> list[bytes]:
+    """Each scan from above, x to the right and y upwards: points in dark over the cells they lie in.
+
+    Points out of the grid's range are not drawn.
+    """
+    rows, columns = grid.bev_shape
+    fine = max(1, SIDE // max(rows, columns))
+    spacing = np.array(grid.bev_lattice.spacing) / fine
+    inside = grid.inside(points.features).cpu().numpy()
+    xy, scan = points.features[:, :2].cpu().numpy()[inside], points.batch.cpu().numpy()[inside]
+    places = ((xy[:, ::-1] - (grid.low_m[1], grid.low_m[0])) / spacing).astype(np.int64)
+    places = np.minimum(places, np.array([rows, columns]) * fine - 1)
+    pictures = []
+    for number in range(points.batch_size):
+        row, column = places[scan == number].T
+        occupied = np.zeros((rows, columns), dtype=bool)
+        occupied[row // fine, column // fine] = True
+        cells = occupied.repeat(fine, axis=0).repeat(fine, axis=1)
+        image = np.where(cells[..., None], _CELL, _NOTHING).astype(np.uint8)
+        image[row, column] = _POINT
+        pictures.append(image_png(image[::-1]))
+    return pictures
 
 
 def _states(mask: Mask) -> NDArray[np.int64]:

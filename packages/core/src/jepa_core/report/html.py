@@ -18,6 +18,7 @@ from markupsafe import Markup
 from jepa_core.monitor.loggers import read_metrics, replace_text
 from jepa_core.monitor.verdict import DIVERGING, FROZEN, HEALTHY, IGNORES, PARTIAL, TOTAL, WARMING_UP, judge_history
 from jepa_core.report.figures import Chart, curve_charts, is_trained, probe_chart
+from jepa_core.report.samples import samples_page
 from jepa_core.results import picture_format
 
 QUARANTINE_SHOWN = 50
@@ -46,9 +47,9 @@ class Run:
 def write_report(run_dir: Path | str) -> Path:
     """Writes ``report.html`` into a run folder and returns its path.
 
-    Reads ``config.yaml``, ``environment.json``, ``metrics.jsonl``, ``quarantine.jsonl``, ``result.json`` and
-    ``pictures/index.json`` with its PNG and GIF files, whichever exist; what is absent or broken is named in the
-    report.
+    Reads ``config.yaml``, ``environment.json``, ``metrics.jsonl``, ``quarantine.jsonl``, ``result.json``,
+    ``samples.json`` with ``pictures/samples/``, and ``pictures/index.json`` with its PNG and GIF files, whichever
+    exist; what is absent or broken is named in the report.
 
     Raises:
         ValueError: ``run_dir`` is no folder.
@@ -159,6 +160,7 @@ def _render(run: Run) -> str:
         missing=run.missing,
         probe=probe,
         charts={section: [_page_chart(chart) for chart in found] for section, found in charts.items()},
+        samples=samples_page(run.folder, run.missing),
         pictures=run.pictures,
         quarantine=_quarantine(run.quarantine),
         config=run.config,
