@@ -6,7 +6,7 @@ Samples need no label. Each is decoded once for all encoders.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from jepa_core.data.move import to_device
 from jepa_core.evaluate.labelled import ToRows
 from jepa_core.evaluate.share import Chunks
 from jepa_core.evaluate.tables import EmbeddingTable
-from jepa_core.evaluation_source import DrawsSamples, LabelledSource
+from jepa_core.evaluation_source import DrawsSamples, Evaluable, LabelledSource
+from jepa_core.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -163,3 +164,18 @@ def draw_samples(modality: Any, config: Any, chunks: Chunks) -> Drawn:
         png |= {name: data for name, data in zip(loaded.batch.sample_id, found.png, strict=True) if data is not None}
         how = found.how or how
     return Drawn(png, how)
+
+
+def draw_by_name(modality: Any, config: RunSettings, split: Any, names: Collection[str]) -> Drawn:
+    """Pictures of the samples of a split that have these names; none where the modality has no such split.
+
+    Args:
+        modality, config: of a run.
+        split: see :data:`jepa_core.evaluation_source.Split`.
+        names: sample ids; those that the split does not hold are left out.
+    """
+    source = modality.evaluation(config, split) if isinstance(modality, Evaluable) else None
+    if source is None:
+        return Drawn({})
+    places = [place for place in range(len(source)) if source.sample_id(place) in names]
+    return draw_samples(modality, config, Chunks(source, places, config.trainer.batch_size, config.seed))
