@@ -15,11 +15,14 @@ FILE, FOLDER = "samples.json", "pictures/samples"
 SIDE = 240
 """Pixels of a picture's longer side in the page, at most: a strip of frames is longer than an image."""
 
+WIDE = 2.5
+"""Pictures that are longer than so many times their height get more room: they are strips of frames."""
+
 COLOURED = 10
 """Labels that have a colour and a mark of their own, the most frequent ones; all others share one."""
 
 OTHER = 0
-WIDTH, HEIGHT, MARGIN = 640, 480, 14
+WIDTH, HEIGHT, LEAST_HEIGHT, MARGIN = 640, 480, 160, 14
 
 # Outlines about (0, 0), so that labels are told apart without their colours. The first belongs to what is left over.
 MARKS = (
@@ -133,10 +136,12 @@ def _query(query: Mapping[str, Any], pictures: _Pictures) -> dict[str, Any]:
         known = query["label"] is not None and near["label"] is not None
         card["same"] = known and near["label"] == query["label"]
         card["other"] = known and not card["same"]
-        card["distance"] = f"{near['distance']:.3f}"
+        card["distance"] = f"{near['distance']:.2g}"
     judged = sum(card["same"] or card["other"] for card in shown)
     tally = f"{sum(card['same'] for card in shown)} of {judged} with the same label" if judged else ""
-    return {**_card(query, pictures), "title": label or str(query["sample_id"]), "tally": tally, "neighbours": shown}
+    wide = any(card["picture"] and card["picture"].width > WIDE * card["picture"].height for card in shown)
+    title = label or str(query["sample_id"])
+    return {**_card(query, pictures), "title": title, "tally": tally, "wide": wide, "neighbours": shown}
 
 
 def _card(entry: Mapping[str, Any], pictures: _Pictures) -> dict[str, Any]:
@@ -157,6 +162,7 @@ def _text(value: Any) -> str:
 def _map(plane: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     by, kinds = _coloured_by(plane)
     legend, number = _legend(kinds)
+    places, height = _fitted(plane["xy"])
     points = [
         {
             "x": x,
@@ -164,7 +170,7 @@ def _map(plane: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
             "mark": number.get(kind, OTHER),
             "title": f"{kind}: {name}" if kind else name,
         }
-        for (x, y), kind, name in zip(_fitted(plane["xy"]), kinds, plane["sample_id"], strict=True)
+        for (x, y), kind, name in zip(places, kinds, plane["sample_id"], strict=True)
     ]
     # In the order of a data set the last class would lie over all others.
     random.Random(0).shuffle(points)
@@ -175,7 +181,7 @@ def _map(plane: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         "legend": legend,
         "points": points,
         "marks": MARKS,
-        "size": (WIDTH, HEIGHT),
+        "size": (WIDTH, height),
         "alt": f"Map of {len(points)} samples{f', marked by {by}' if by else ''}: {plane['method']}.",
         "note": (
             f"{plane['method']}; {_sentence_of_source(found)}. Each point is a sample"
@@ -185,21 +191,23 @@ def _map(plane: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fitted(xy: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Pixels of the points, y downwards: as large as the map holds, both axes at one scale."""
+def _fitted(xy: Sequence[Sequence[float]]) -> tuple[list[tuple[float, float]], int]:
+    """Pixels of the points, y downwards, as large as the map holds, both axes at one scale; and the map's height."""
     columns = list(zip(*xy, strict=True))
     middles = [(min(column) + max(column)) / 2 for column in columns]
     spreads = [max(max(column) - min(column), 1e-9) for column in columns]
     scale = min((WIDTH - 2 * MARGIN) / spreads[0], (HEIGHT - 2 * MARGIN) / spreads[1])
-    return [
-        (round(WIDTH / 2 + (x - middles[0]) * scale, 1), round(HEIGHT / 2 - (y - middles[1]) * scale, 1)) for x, y in xy
-    ]
+    height = round(max(LEAST_HEIGHT, spreads[1] * scale + 2 * MARGIN))
+    places = [(WIDTH / 2 + (x - middles[0]) * scale, height / 2 - (y - middles[1]) * scale) for x, y in xy]
+    return [(round(x, 1), round(y, 1)) for x, y in places], height
 
 
 def _coloured_by(plane: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """``label``, ``group`` or nothing, and each point's."""
-    for by in ("label", "group"):
-        if any(value is not None for value in plane[by]):
+    """``label``, ``group`` or nothing, and each point's; groups of one sample each tell nothing."""
+    counted = Counter(value for value in plane["group"] if value is not None)
+    shared = max(counted.values(), default=0) > 1
+    for by, known in (("label", any(value is not None for value in plane["label"])), ("group", shared)):
+        if known:
             return by, [f"no {by}" if value is None else str(value) for value in plane[by]]
     return "", [""] * len(plane["sample_id"])
 

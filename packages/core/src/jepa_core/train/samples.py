@@ -144,7 +144,7 @@ def _neighbours(rows: SampleRows, seed: int) -> dict[str, Any]:
     return {
         "k": k,
         "groups": wanted.groups,
-        "grouped": any(group is not None for group in groups),
+        "grouped": counts_other_groups(groups, 1),
         "same_label": None if trained is None else trained[0],
         "by_chance": None if trained is None else trained[1],
         "before_training": None if before is None else before[0],
