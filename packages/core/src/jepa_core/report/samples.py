@@ -136,7 +136,8 @@ def _query(query: Mapping[str, Any], pictures: _Pictures) -> dict[str, Any]:
         known = query["label"] is not None and near["label"] is not None
         card["same"] = known and near["label"] == query["label"]
         card["other"] = known and not card["same"]
-        card["distance"] = f"{near['distance']:.2g}"
+        # Features before training may lie within a ten-thousandth of each other.
+        card["distance"] = f"{near['distance']:.{3 if near['distance'] >= 0.01 else 6}f}"
     judged = sum(card["same"] or card["other"] for card in shown)
     tally = f"{sum(card['same'] for card in shown)} of {judged} with the same label" if judged else ""
     wide = any(card["picture"] and card["picture"].width > WIDE * card["picture"].height for card in shown)

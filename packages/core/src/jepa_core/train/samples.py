@@ -99,11 +99,10 @@ def _found(config: RunSettings, modality: Any, encoders: Encoders, run_dir: Path
     if source is None or not len(source):
         return None
     encoder, layer = probed_features(config.probe)
-    readers = {
-        name: frozen_rows(method, encoder, layer)
-        for name, method in ((TRAINED, encoders.trained), (BEFORE, encoders.before))
-    }
     places = draw_places(len(source), config.report.samples, config.seed)
+    readers = {TRAINED: frozen_rows(encoders.trained, encoder, layer)}
+    if any(source.label(place) is not None for place in places):  # else there is no share to compare
+        readers[BEFORE] = frozen_rows(encoders.before, encoder, layer)
     rows = embed_samples(source, _chunks(config, source, places), readers, encoders.device)
     if len(rows.places) < FEWEST:
         raise ValueError(f"expected {FEWEST} or more held-back samples that can be read, got {len(rows.places)}")
@@ -140,7 +139,7 @@ def _neighbours(rows: SampleRows, seed: int) -> dict[str, Any]:
     queries = choose_queries(_column(table.label), groups, QUERIES, seed)
     found = nearest.neighbours_of(table, queries, wanted)
     shares = {name: nearest.same_label(each, wanted) for name, each in rows.tables.items()}
-    trained, before = shares[TRAINED], shares[BEFORE]
+    trained, before = shares[TRAINED], shares.get(BEFORE)
     return {
         "k": k,
         "groups": wanted.groups,
