@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -95,25 +95,25 @@ def test_what_fails_is_a_line_and_fails_no_run(
 def test_none_are_looked_at_where_none_are_wanted_or_held_back(tmp_path: Path) -> None:
     config = settings(tmp_path)
     config.report.samples = 0
-    assert run_training(config, DrawingToy(), "modality: toy\n") == 0
+    assert run_training(config, cast(Any, DrawingToy()), "modality: toy\n") == 0
     folder, page = run(tmp_path / "other", ToyModality())
     for each in (tmp_path / "run", folder):
         assert not (each / "samples.json").exists() and not (each / "pictures/samples").exists()
     assert "Nearest neighbours" not in page
     config.report.samples = -1
     with pytest.raises(ConfigError, match=r"report.samples: expected at least 0, got -1"):
-        run_training(config, DrawingToy(), "modality: toy\n")
+        run_training(config, cast(Any, DrawingToy()), "modality: toy\n")
 
 
 def test_looking_changes_no_weight_mode_or_generator(tmp_path: Path) -> None:
-    config, modality = settings(tmp_path), DrawingToy()
+    config, modality = settings(tmp_path), cast(Any, DrawingToy())
     methods = [modality.build(config).train() for _ in range(2)]
     before = copy.deepcopy([method.state_dict() for method in methods])
     generators = state.random_state()
     warned: list[str] = []
     for samples in (512, 9, 0):
         config.report.samples = samples
-        write_samples(config, modality, Encoders(*methods, torch.device("cpu")), tmp_path, warned.append)
+        write_samples(config, modality, Encoders(methods[0], methods[1], torch.device("cpu")), tmp_path, warned.append)
         assert (tmp_path / "samples.json").exists() == bool(samples)
         if samples:
             assert json.loads((tmp_path / "samples.json").read_text())["samples"] == min(samples, 23)

@@ -22,6 +22,7 @@ from jepa_core.evaluate.sample_rows import (
     draw_places,
     draw_samples,
     embed_samples,
+    largest_group,
 )
 from jepa_core.evaluate.share import Chunks
 from jepa_core.evaluate.tables import EmbeddingTable
@@ -104,6 +105,7 @@ def test_the_share_with_the_same_label_is_that_of_a_direct_count(groups: str) ->
 
 def test_other_groups_count_where_there_are_enough_of_them() -> None:
     assert counts_other_groups(["a", "a", "b", "b", "c"], 3)
+    assert largest_group(["a", "a", None, None, None]) == 2 and largest_group([None, None]) == 1
     assert not counts_other_groups(["a"] * 50 + ["b", "c"], 5)  # most samples would have two neighbours
     assert not counts_other_groups([None] * 9, 2) and not counts_other_groups(["a", "b", "c", None], 2)
 

@@ -6,6 +6,7 @@ Samples need no label. Each is decoded once for all encoders.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,10 +121,14 @@ def choose_queries(labels: Sequence[Hashable], groups: Sequence[Hashable], count
     return turns[:count]
 
 
+def largest_group(groups: Sequence[Hashable]) -> int:
+    """Samples of the largest group; 1 where no two samples share one."""
+    return max(Counter(group for group in groups if group is not None).values(), default=1)
+
+
 def counts_other_groups(groups: Sequence[Hashable], k: int) -> bool:
     """Whether neighbours are looked for in other groups: some share one, and k samples are outside of the largest."""
-    known = [group for group in groups if group is not None]
-    largest = max((known.count(group) for group in set(known)), default=1)
+    largest = largest_group(groups)
     return largest > 1 and len(groups) - largest >= k
 
 

@@ -28,6 +28,7 @@ from jepa_core.evaluate.sample_rows import (
     draw_places,
     draw_samples,
     embed_samples,
+    largest_group,
 )
 from jepa_core.evaluate.share import Chunks
 from jepa_core.evaluate.tables import EmbeddingTable
@@ -143,7 +144,7 @@ def _neighbours(rows: SampleRows, seed: int) -> dict[str, Any]:
     return {
         "k": k,
         "groups": wanted.groups,
-        "grouped": counts_other_groups(groups, 1),
+        "grouped": largest_group(groups) > 1,
         "same_label": None if trained is None else trained[0],
         "by_chance": None if trained is None else trained[1],
         "before_training": None if before is None else before[0],
