@@ -48,7 +48,11 @@ def test_a_sensor_of_ones_own_goes_through_every_command(
     run = tmp_path / "runs" / "own_modality-quickstart"
     result = json.loads((run / "result.json").read_text())
     assert result["modality"] == "own_modality" and set(result["probe"]["rows"]) == {"trained", "untrained", "raw"}
-    assert "own_modality" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "own_modality" in page and "Nearest neighbours" in page and "Map of samples" in page
+    held = json.loads((run / "samples.json").read_text())
+    assert held["samples"] == 20 and held["neighbours"]["groups"] == "other" and "lane" in held["how"]
+    assert len(list((run / "pictures" / "samples").glob("*.png"))) > 6 and "data:image/png;base64," in page
     assert main(["probe", f"run={run}", "logging.progress=off"]) == 0
     again = json.loads((run / "probe.json").read_text())
     assert again["rows"]["trained"] == result["probe"]["rows"]["trained"]
@@ -70,20 +74,21 @@ def test_a_sensor_of_ones_own_reads_the_same_in_other_processes(root: Path, tmp_
     assert type(source).__module__ == "own_modality"
 
 
-def test_monitors_and_probes_change_no_bit_of_what_is_learned(
+def test_monitors_probes_and_samples_change_no_bit_of_what_is_learned(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dropping_sensor.py").write_text(DROPPING.format(folder=str(root / "examples")))
     common = ["train", "modality=dropping_sensor.py", *SMALL, "motion.persons=8", "motion.windows=1", "data.workers=0"]
     common += ["trainer.device=cpu", "trainer.threads=1", "logging.trackers=[]", "logging.progress=off"]
-    common += ["probe.enabled=false"]
-    assert main([*common, "name=alone", "monitor.every=0"]) == 0
-    watched = ["monitor.every=1", "probe.every=2", "probe.samples=24", "probe.neighbours=3"]
+    assert main([*common, "name=alone", "monitor.every=0", "probe.enabled=false", "report.samples=0"]) == 0
+    watched = ["monitor.every=1", "probe.every=2", "probe.samples=24", "probe.neighbours=3", "report.samples=64"]
     assert main([*common, "name=watched", *watched]) == 0
     runs = [load_model(newest(tmp_path / "runs" / name, print)) for name in ("alone", "watched")]
     assert runs[0].keys() == runs[1].keys()
     assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+    assert not (tmp_path / "runs" / "alone" / "samples.json").exists()
+    assert json.loads((tmp_path / "runs" / "watched" / "samples.json").read_text())["samples"] == 10
     rows = [json.loads(line) for line in (tmp_path / "runs" / "watched" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "probe/kNN" in row] == [0, 2, 4]
     assert all(0 <= row["probe/linear"] <= 1 for row in rows if row["step"] in (0, 2, 4))

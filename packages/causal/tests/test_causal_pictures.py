@@ -14,10 +14,13 @@ from PIL import Image
 from jepa_causal.build import SlotShape, build_method
 from jepa_causal.encoder import SlotFrontEnd
 from jepa_causal.filmstrip import HOLD_LAST, MILLISECONDS, Film, Line, filmstrip, moving_picture
+from jepa_causal.frames import _frames, window_pngs
 from jepa_causal.pictures import STATES, _states, mask_pictures, slot_picture
-from jepa_causal.settings import CausalSettings
+from jepa_causal.settings import CausalRun, CausalSettings
+from jepa_causal.sources import episodes_of, world_of
 from jepa_causal.windows import SlotWindow
 from jepa_core.contracts import Batch
+from jepa_core.thumbnails import joined_png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 STEPS, OBJECTS, HISTORY = 8, 3, 5
@@ -102,3 +105,23 @@ def test_slot_picture_colours_the_best_slot() -> None:
     drawn = slot_picture(frames, torch.from_numpy(masks), segments, "A test.")
     assert drawn.caption.startswith("A test.") and (pixels(drawn.png) != swapped).any()
     assert pixels(slot_picture(frames, masks).png).shape[0] < pixels(drawn.png).shape[0]
+
+
+def test_a_window_is_drawn_from_its_frames_or_by_its_world() -> None:
+    config = CausalRun()
+    config.data.episodes, config.data.test_episodes, config.data.steps = 2, 2, 12
+    config.causal.history, config.causal.future = 3, 2
+    found = episodes_of(config)
+    name = found.test[0].episode_id
+    (drawn,) = window_pngs(config, [f"{name}/4"])
+    assert drawn is not None and Image.open(io.BytesIO(drawn)).size == (3 * 64 + 4, 64)
+    # The same steps of the whole episode's frames.
+    frames = world_of(config.data).with_frames(found.test[0], 64).frames
+    assert frames is not None
+    held = replace(found.test[0], frames=frames)
+    for episode, slots in ((held, "state"), (held, "files")):
+        config.data.slots = slots  # type: ignore[assignment]  # of these two
+        steps = np.array([4, 6, 8])
+        again = _frames(config.data, episode, steps)
+        assert again is not None and joined_png(list(again)) == drawn
+    assert _frames(config.data, found.test[0], np.array([4])) is None  # nobody knows what others' slots are of

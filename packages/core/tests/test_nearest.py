@@ -43,7 +43,7 @@ def test_a_group_of_ones_own_can_be_left_out() -> None:
 
 
 def test_share_of_neighbours_with_the_same_label_and_chance() -> None:
-    found = same_label(table(), Wanted((), 5, "cosine", "any"))
+    found = same_label(table(), Wanted((), 1, "cosine", "any"))
     assert found is not None
     share, chance = found
     assert share == 1 and chance == pytest.approx((2 + 2) / 12)

@@ -19,6 +19,7 @@ from jepa_audio.weights.start import choice, untrained_rows
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.results import SamplePictures
 
 
 class AudioModality:
@@ -90,6 +91,13 @@ class AudioModality:
         device = cast(Waveforms, batch.inputs).samples.device
         controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
         return feature_pictures({"trained": cast(MaskedPrediction, trained), **controls}, batch)
+
+    def sample_pictures(self, config: AudioRun, batch: Batch) -> SamplePictures:
+        """Log energies of the clips, without what follows their end."""
+        from jepa_audio.pictures import SAMPLE_HOW, sample_pngs
+
+        front_end = build_front_end(config.audio, 0.0, 1.0)
+        return SamplePictures(sample_pngs(front_end, batch.inputs), SAMPLE_HOW)
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jepa_audio.framing import FilterBank
 from jepa_audio.frontend import SpectrogramFrontEnd
 from jepa_audio.presets import preset
 from jepa_audio.waveforms import Waveforms
@@ -21,9 +22,16 @@ from jepa_core.masking.source import MaskSource
 from jepa_core.masking.statistics import mask_statistics
 from jepa_core.methods.frozen import frozen_tokens
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.thumbnails import image_png
 
 SHOWN = 4
 _COLOURS = "magma"
+
+SAMPLE_SHAPE = (128, 64)
+"""Width and height of a sample's picture, in pixels."""
+SAMPLE_HOW = (
+    "Log-mel spectrograms: time to the right, low frequencies at the bottom, each over its own length and levels."
+)
 
 
 @torch.no_grad()
@@ -71,20 +79,43 @@ def feature_pictures(encoders: Mapping[str, MaskedPrediction], batch: Batch) -> 
     return [Picture("Feature maps", _draw_features(shown, maps), caption)]
 
 
+@torch.no_grad()
+def sample_pngs(front_end: Any, inputs: Waveforms) -> list[bytes]:
+    """A spectrogram of each clip up to its own end, stretched over its own range of levels, in one shape for all."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    found, colours = _bank(front_end, inputs)(inputs), colormaps[_COLOURS]
+    rows, frames, _ = found.values.shape
+    lengths = [frames] * rows if found.lengths is None else found.lengths.tolist()
+    pictures = []
+    for values, length in zip(found.values.float().cpu().numpy(), lengths, strict=True):
+        own = values[: max(1, length)].T[::-1]
+        level = (own - own.min()) / max(float(np.ptp(own)), 1e-6)
+        image = Image.fromarray((colours(level)[..., :3] * 255).round().astype(np.uint8))
+        pictures.append(image_png(np.asarray(image.resize(SAMPLE_SHAPE, Image.Resampling.BOX))))
+    return pictures
+
+
 def _first(inputs: Waveforms) -> Waveforms:
     return Waveforms(inputs.samples[:SHOWN], None if inputs.lengths is None else inputs.lengths[:SHOWN])
 
 
 def _spectrograms(front_end: Any, inputs: Waveforms, lattice: Lattice) -> NDArray[np.float32]:
     """Log energies ``[R, bins, frames]`` of the first clips, cut where the lattice ends."""
-    own = isinstance(front_end, SpectrogramFrontEnd)
-    bank = front_end.bank if own else preset("default").bank().to(inputs.samples.device)
+    bank = _bank(front_end, inputs)
     values: Tensor = bank(_first(inputs)).values
-    if own:
+    if isinstance(front_end, SpectrogramFrontEnd):
         frames = lattice.sizes[0] * front_end.patch[0]
         missing = max(0, frames - values.shape[1])
         values = torch.nn.functional.pad(values[:, :frames], (0, 0, 0, missing), value=bank.silence)
     return np.asarray(values.float().transpose(1, 2).cpu().numpy())
+
+
+def _bank(front_end: Any, inputs: Waveforms) -> FilterBank:
+    """The front end's filter bank; of a front end that reads samples, the usual one."""
+    own: FilterBank = front_end.bank if isinstance(front_end, SpectrogramFrontEnd) else preset("default").bank()
+    return own.to(inputs.samples.device)
 
 
 def _sites(sites_RN: Tensor, lattice: Lattice, shown: int) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ from jepa_causal.windows import SlotWindow
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.results import SamplePictures
 
 
 class CausalModality:
@@ -85,6 +86,12 @@ class CausalModality:
         from jepa_causal.rollouts import run_pictures
 
         return run_pictures(config, trained, cast(SlotWindow, batch.inputs).slots.device)
+
+    def sample_pictures(self, config: CausalRun, batch: Batch) -> SamplePictures:
+        """Frames of the windows; none of episodes that have none and whose world is not known."""
+        from jepa_causal.frames import SAMPLE_HOW, window_pngs
+
+        return SamplePictures(window_pngs(config, batch.sample_id), SAMPLE_HOW)
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""

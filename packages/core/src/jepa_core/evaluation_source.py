@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jepa_core.contracts import Batch, Method, Picture, SampleSource
+from jepa_core.results import SamplePictures
 
 Split = Literal["train", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "test", "all")
@@ -40,6 +41,15 @@ class DrawsFeatures(Protocol):
 
     def feature_pictures(self, config: Any, trained: Method, untrained: Method, batch: Batch) -> Sequence[Picture]:
         """Pictures for the report of a run; ``batch`` lies where the methods compute."""
+        ...
+
+
+@runtime_checkable
+class DrawsSamples(Protocol):
+    """A modality that can draw its samples: beside their neighbours in reports and comparisons stands what they are."""
+
+    def sample_pictures(self, config: Any, batch: Batch) -> SamplePictures:
+        """A small picture of each sample; ``batch`` is of :meth:`Evaluable.evaluation` and lies on the CPU."""
         ...
 
 

@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from jepa_core.contracts import Batch, Method, Picture, ProbeTable, SampleSource
+from jepa_core.evaluate.features import probed_features
 from jepa_core.evaluate.heads import ProbeSettings
 from jepa_core.evaluate.labelled import LabelledSamples, ToRows, frozen_rows, probe_table
 from jepa_core.evaluation_source import Label, LabelledSource, Split
+from jepa_core.results import SamplePictures
 from jepa_core.settings import RunSettings
+from jepa_core.thumbnails import tensor_pictures
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ class SimpleModality(ABC):
         """What the probe's control reads, ``[B, F]``: the inputs themselves where they are one tensor."""
         return batch.inputs.flatten(1) if isinstance(batch.inputs, Tensor) else None
 
+    def sample_pictures(self, config: Any, batch: Batch) -> SamplePictures:
+        """Lines for inputs ``[B, C, T]``, images for ``[B, 1 or 3, H, W]``; nothing for others."""
+        return tensor_pictures(batch.inputs, len(batch))
+
     def choices(self, config: Any) -> Sequence[tuple[str, str, str]]:
         """Automatic choices as (what, choice, reason): none."""
         return []
@@ -141,9 +148,8 @@ class SimpleModality(ABC):
         )
         if not train or not test:
             return None
-        layer = "last" if settings.layer < 0 else f"block_{settings.layer}"
         readers: dict[str, ToRows] = {
-            name: frozen_rows(method, settings.encoder, layer)
+            name: frozen_rows(method, *probed_features(settings))
             for name, method in (("trained", trained), ("untrained", untrained))
         }
         if self.raw(next(train.batches())[0]) is not None:

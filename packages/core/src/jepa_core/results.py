@@ -1,8 +1,8 @@
-"""What a run reports: figures with their errors, the probe's table, pictures."""
+"""What a run reports: figures with their errors, the probe's table, pictures of what it learned and of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _STARTS = {"png": b"\x89PNG\r\n\x1a\n", "gif": b"GIF89a"}
@@ -55,6 +55,19 @@ class Picture:
     def suffix(self) -> str:
         """``.png`` or ``.gif``, by what the file holds."""
         return f".{picture_format(self.png) or 'png'}"
+
+
+@dataclass(frozen=True)
+class SamplePictures:
+    """Small pictures of the samples of a batch, before any encoder.
+
+    Attributes:
+        png: a PNG file of each sample, about 128 pixels on its longer side; None where there is nothing to draw.
+        how: how to read them, one sentence; empty where they speak for themselves.
+    """
+
+    png: Sequence[bytes | None]
+    how: str = ""
 
 
 def picture_format(data: bytes) -> str | None:

@@ -117,6 +117,18 @@ class OnlineProbeSettings:
 
 
 @dataclass
+class ReportSettings:
+    """What the report shows of single samples, where a run ends with a probe.
+
+    Attributes:
+        samples: held-back samples, drawn by the seed, that are embedded at the end of a run: the report shows the
+            nearest neighbours of a few and a map of all; 0 = none.
+    """
+
+    samples: int = 512
+
+
+@dataclass
 class LoggingSettings:
     """Where figures go besides ``metrics.jsonl``.
 
@@ -158,3 +170,4 @@ class RunSettings:
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     probe: OnlineProbeSettings = field(default_factory=OnlineProbeSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)

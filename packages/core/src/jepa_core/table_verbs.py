@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from jepa_core.errors import ConfigError, DataError
@@ -43,11 +43,24 @@ def compare(arguments: Sequence[str]) -> int:
     from jepa_core.compare.verb import read_arguments, run_comparison
 
     request = read_arguments(arguments, usage)
-    found, page = run_comparison(request, _embed_run, lambda text: print(f"jepa: {text}", file=sys.stderr, flush=True))
+    found, page = run_comparison(request, _embed_run, _say, _draw_run)
     for text in found.warnings:
         print(f"jepa: {text}", file=sys.stderr)
     show("\n".join(part for part in (found.table() if found.scores else "", found.verdict()[1], str(page)) if part))
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"jepa: {text}", file=sys.stderr, flush=True)
+
+
+def _draw_run(source: Path, split: str, overrides: Sequence[str], names: Collection[str]) -> Mapping[str, bytes]:
+    """Pictures of samples of a run, for a comparison."""
+    from jepa_core.evaluate.sample_rows import draw_by_name
+
+    _, checkpoint = run_and_checkpoint(source)
+    request = configure_as(checkpoint / "config.yaml", overrides)
+    return draw_by_name(request.modality, request.settings, split, names).png
 
 
 def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:

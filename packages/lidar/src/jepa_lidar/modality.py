@@ -14,6 +14,7 @@ from jepa_core.contracts import Batch, Energy, Method, Picture, ProbeTable, Samp
 from jepa_core.energy import BinaryCrossEntropy, Cosine
 from jepa_core.evaluation_source import LabelledSource, Split
 from jepa_core.methods.masked import KindToken, MaskedPrediction, Regulariser, TargetNormaliser
+from jepa_core.results import SamplePictures
 from jepa_core.targets import EmaTarget, MomentumSchedule, RawTarget, Standardise, StopGradientTarget, Whiten
 from jepa_lidar.bev_encoder import BevEncoder
 from jepa_lidar.encoder import SparseBackbone
@@ -76,6 +77,12 @@ class LidarModality:
         from jepa_lidar.pictures import mask_picture
 
         return [mask_picture(cast(MaskedPrediction, method), batch)]
+
+    def sample_pictures(self, config: LidarRun, batch: Batch) -> SamplePictures:
+        """Bird's-eye views of the scans: their points over the cells that they occupy."""
+        from jepa_lidar.pictures import SAMPLE_HOW, sample_pngs
+
+        return SamplePictures(sample_pngs(batch.inputs, GRIDS[config.data.grid]), SAMPLE_HOW)
 
     def add_commands(self, subparsers: Any) -> None:
         """``jepa data view <scan>``."""

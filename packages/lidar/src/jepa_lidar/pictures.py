@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from jepa_core.contracts import Batch, Mask, Picture
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.thumbnails import SIDE, image_png
+from jepa_lidar.geometry import VoxelGrid
 from jepa_lidar.masking import EMPTY, OCCUPIED
 from jepa_lidar.voxels import Points
 
@@ -22,6 +24,12 @@ _STATES = (
 )
 
 
+SAMPLE_HOW = (
+    "From above, x forward to the right, y left upwards: points, the darker the higher, over the cells they occupy."
+)
+_CELL, _NOTHING, _LOW, _HIGH = np.array([[190, 214, 250], [255, 255, 255], [126, 174, 245], [0, 0, 40]])
+
+
 @torch.no_grad()
 def mask_picture(method: MaskedPrediction, batch: Batch) -> Picture:
     """Bird's-eye map of the first scan's mask: context, target, empty, with the points over it."""
@@ -30,6 +38,38 @@ def mask_picture(method: MaskedPrediction, batch: Batch) -> Picture:
     state = _states(mask).reshape(rows, columns)
     png = _draw(state, _points_of_first(batch), grid.lattice.origin, grid.lattice.spacing)
     return Picture("Mask", png, f"{batch.sample_id[0]}: {_counts(state)}")
+
+
+def sample_pngs(points: Points, grid: VoxelGrid) -> list[bytes]:
+    """Each scan from above, x to the right and y upwards: its points over the cells they lie in.
+
+    Points out of the grid's range are not drawn.
+    """
+    shape = np.array(grid.bev_shape)
+    fine = max(1, SIDE // int(shape.max()))
+    inside = grid.inside(points.features).cpu().numpy()
+    xyz, scan = points.features[:, :3].cpu().numpy()[inside], points.batch.cpu().numpy()[inside]
+    places = (xyz[:, 1::-1] - (grid.low_m[1], grid.low_m[0])) / np.array(grid.bev_lattice.spacing) * fine
+    places = np.minimum(places.astype(np.int64), shape * fine - 1)
+    heights = (xyz[:, 2] - grid.low_m[2]) / (grid.high_m[2] - grid.low_m[2])
+    return [
+        image_png(_from_above(places[scan == number], heights[scan == number], shape, fine)[::-1])
+        for number in range(points.batch_size)
+    ]
+
+
+def _from_above(
+    places: NDArray[np.int64], heights: NDArray[np.floating], shape: NDArray[np.int64], fine: int
+) -> NDArray[np.uint8]:
+    """Pixels ``[rows * fine, columns * fine, 3]`` of points at ``places`` ``[P, 2]`` whose heights are 0 to 1."""
+    occupied = np.zeros(shape, dtype=bool)
+    occupied[tuple(places.T // fine)] = True
+    top = np.full(shape * fine, -1.0)
+    np.maximum.at(top, tuple(places.T), heights)
+    cells = np.where(occupied.repeat(fine, axis=0).repeat(fine, axis=1)[..., None], _CELL, _NOTHING)
+    level = np.clip(top, 0, 1)[..., None]
+    found = np.where(top[..., None] < 0, cells, (1 - level) * _LOW + level * _HIGH)
+    return found.astype(np.uint8)
 
 
 def _states(mask: Mask) -> NDArray[np.int64]:

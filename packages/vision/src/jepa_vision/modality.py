@@ -16,9 +16,12 @@ from jepa_core.masking.block import MultiBlockMasker
 from jepa_core.masking.random import RandomMasker
 from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.results import SamplePictures
+from jepa_core.thumbnails import image_png
 from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_images
 from jepa_vision.frontend import PatchFrontEnd
+from jepa_vision.pictures import pixels_last
 from jepa_vision.probe import ImageProbe
 from jepa_vision.settings import VisionRun
 from jepa_vision.sources import choose_root, images_of, size_of, splits_of, training_source
@@ -101,6 +104,10 @@ class VisionModality:
         device = cast(Tensor, batch.inputs).device
         controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
         return feature_pictures({"trained": cast(MaskedPrediction, trained), **controls}, batch)
+
+    def sample_pictures(self, config: VisionRun, batch: Batch) -> SamplePictures:
+        """The images."""
+        return SamplePictures([image_png(image) for image in pixels_last(batch.inputs)])
 
     def add_commands(self, subparsers: Any) -> None:
         """``jepa data show-weights`` and ``jepa data convert-weights``."""

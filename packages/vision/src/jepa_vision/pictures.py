@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import cast
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ _HIDDEN = 232  # the gray of a patch that is not shown
 def mask_pictures(method: MaskedPrediction | MaskSource, batch: Batch) -> list[Picture]:
     """One picture a mask: the first images whole, as the context shows them, and the targets alone."""
     grid, masks = method.masks(batch)
-    images = cast(Tensor, batch.inputs)[:SHOWN].permute(0, 2, 3, 1).cpu().numpy()
+    images = pixels_last(batch.inputs[:SHOWN])
     found = []
     for mask in masks:
         seen = _pixels(mask.context.on_lattice(grid.lattice.count)[:SHOWN], grid.lattice)
@@ -32,6 +31,11 @@ def mask_pictures(method: MaskedPrediction | MaskSource, batch: Batch) -> list[P
         caption = mask_statistics(mask, grid.lattice.count).sentence()
         found.append(Picture("Mask" if len(masks) == 1 else f"Mask {mask.name}", _draw(images, seen, hidden), caption))
     return found
+
+
+def pixels_last(inputs: Tensor) -> NDArray[np.uint8]:
+    """Images ``[B, 3, H, W]`` as ``[B, H, W, 3]``, clips ``[B, 3, T, H, W]`` as ``[B, T, H, W, 3]``, on the CPU."""
+    return np.asarray(inputs.movedim(1, -1).cpu().numpy())
 
 
 def _pixels(sites_BN: Tensor, lattice: Lattice) -> NDArray[np.bool_]:

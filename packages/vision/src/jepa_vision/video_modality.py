@@ -18,9 +18,12 @@ from jepa_core.masking.future import FutureMasker
 from jepa_core.masking.random import RandomMasker
 from jepa_core.masking.source import MaskSource
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.results import SamplePictures
+from jepa_core.thumbnails import strip_png
 from jepa_vision.build import build_method
 from jepa_vision.evaluation import labelled_clips
 from jepa_vision.frontend import PatchFrontEnd
+from jepa_vision.pictures import pixels_last
 from jepa_vision.video_settings import VideoMaskingSettings, VideoRun
 from jepa_vision.video_sources import describe, probe_split, size_of, training_source
 from jepa_vision.weights.start import choice, untrained_rows
@@ -87,6 +90,10 @@ class VideoModality:
         device = cast(Tensor, batch.inputs).device
         controls = untrained_rows(config, cast(MaskedPrediction, untrained), self.build, device)
         return feature_pictures({"trained": cast(MaskedPrediction, trained), **controls}, batch)
+
+    def sample_pictures(self, config: VideoRun, batch: Batch) -> SamplePictures:
+        """The first frame, one in the middle and the last of each clip."""
+        return SamplePictures([strip_png(clip) for clip in pixels_last(batch.inputs)], "Time to the right.")
 
     def add_commands(self, subparsers: Any) -> None:
         """Brings none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from jepa_core.lattice import Lattice
 from jepa_core.masking.source import MaskSource
 from jepa_core.masking.statistics import mask_statistics
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_vision.pictures import pixels_last
 
 MOST_STEPS = 8
 _HIDDEN = 232  # the gray of what is not shown
@@ -26,7 +26,7 @@ def mask_pictures(method: MaskedPrediction | MaskSource, batch: Batch) -> list[P
     """One picture a mask: the first clip's time steps whole, as the context shows them, and the targets alone."""
     grid, masks = method.masks(batch)
     lattice = grid.lattice
-    clip = cast(Tensor, batch.inputs)[0].permute(1, 2, 3, 0).cpu().numpy()
+    clip = pixels_last(batch.inputs[:1])[0]
     # The first frame of each tubelet stands for it.
     frames = clip[:: int(lattice.spacing[0])]
     shown = np.unique(np.linspace(0, len(frames) - 1, min(MOST_STEPS, len(frames))).round().astype(int))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,22 @@ from jepa_core.compare.charts import curve_chart, score_chart
 from jepa_core.compare.scores import Example, Findings, LayerMap, figure, interval_text, p_text, score_name
 from jepa_core.compare.verdict import judge
 from jepa_core.report.page import environment, page_chart
+from jepa_core.thumbnails import inlined
+
+Pictures = Path | Mapping[str, bytes]
+"""A folder with one picture a sample, ``<sample_id>.png`` or ``.jpg``, or picture files by sample id."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-SIDE = 160
+SIDE = 200
 """Pixels of a thumbnail's longer side."""
 
 
-def render(found: Findings, pictures: Sequence[Path | None] = (None, None)) -> str:
+def render(found: Findings, pictures: Sequence[Pictures | None] = (None, None)) -> str:
     """The page.
 
     Args:
         found: what to show.
-        pictures: folders of either table with one picture a sample, named after it; None = names only.
+        pictures: of the samples of either table, see :data:`Pictures`; None = names only.
     """
     tone, sentence = judge(found)
     charts = [chart for chart in (score_chart(found.scores), curve_chart(found)) if chart is not None]
@@ -95,7 +97,7 @@ def _map_note(layers: LayerMap) -> str:
     )
 
 
-def _example(example: Example, pictures: Sequence[Path | None]) -> dict[str, Any]:
+def _example(example: Example, pictures: Sequence[Pictures | None]) -> dict[str, Any]:
     sides = []
     for near, folder in zip((example.first, example.second), pictures, strict=True):
         cards = [
@@ -106,31 +108,23 @@ def _example(example: Example, pictures: Sequence[Path | None]) -> dict[str, Any
     return {"name": example.sample_id, "label": example.label, "overlap": example.overlap, "sides": sides}
 
 
-def thumbnail(folder: Path | None, sample_id: str) -> str:
-    """A small JPEG of a sample's picture as a data URL; empty where there is none."""
-    if folder is None:
+def thumbnail(pictures: Pictures | None, sample_id: str) -> str:
+    """A sample's picture, made small, as a data URL; empty where there is none."""
+    if pictures is None:
         return ""
+    data = _of_folder(pictures, sample_id) if isinstance(pictures, Path) else pictures.get(sample_id)
+    small = None if data is None else inlined(data, SIDE)
+    return "" if small is None else small.url
+
+
+def _of_folder(folder: Path, sample_id: str) -> bytes | None:
     base = folder.resolve()
     for suffix in SUFFIXES:
         path = (base / f"{sample_id}{suffix}").resolve()
         # Names may come from anybody's file: they must not pull other files into a page people send around.
         if path.is_relative_to(base) and path.is_file():
-            return _encoded(path)
-    return ""
-
-
-def _encoded(path: Path) -> str:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (OSError, UnidentifiedImageError):
-        return ""
-    small.thumbnail((SIDE, SIDE))
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+            return path.read_bytes()
+    return None
 
 
 def _invariances(found: Findings) -> list[tuple[str, str, str]]:

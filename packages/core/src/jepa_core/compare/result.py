@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jepa_core.compare.page import render
+from jepa_core.compare.page import Pictures, render
 from jepa_core.compare.scores import Findings, Score, figure, interval_text, p_text, score_name
 from jepa_core.compare.verdict import judge
 from jepa_core.monitor.loggers import replace_text
@@ -51,12 +51,12 @@ class Comparison(Findings):
             writer.writerow({**row, "warnings": " | ".join(score.warnings)})
         return stream.getvalue()
 
-    def save(self, folder: str | Path, pictures: Sequence[Path | None] = (None, None)) -> Path:
+    def save(self, folder: str | Path, pictures: Sequence[Pictures | None] = (None, None)) -> Path:
         """Writes ``result.json``, ``result.csv`` and ``compare.html`` into a folder, made if need be.
 
         Args:
             folder: files of the same names are replaced.
-            pictures: folders of either table with one picture a sample, ``<sample_id>.png`` or ``.jpg``.
+            pictures: of the samples of either table, see :data:`jepa_core.compare.page.Pictures`; None = names only.
 
         Returns:
             The page.

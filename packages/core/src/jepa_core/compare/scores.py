@@ -108,6 +108,10 @@ class Example:
     first: tuple[Neighbour, ...]
     second: tuple[Neighbour, ...]
 
+    def shown(self, side: int) -> tuple[str, ...]:
+        """Names of the sample and of its neighbours in the first (0) or the second (1) table."""
+        return (self.sample_id, *(near.sample_id for near in (self.first, self.second)[side]))
+
 
 @dataclass(frozen=True)
 class Findings:

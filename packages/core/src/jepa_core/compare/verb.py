@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from jepa_core.compare.inputs import SUFFIXES
 from jepa_core.compare.options import Options, parse
+from jepa_core.compare.page import Pictures
 from jepa_core.compare.registry import NAMES
 from jepa_core.compare.result import Comparison
 from jepa_core.errors import ConfigError
@@ -20,7 +21,13 @@ EMBEDDING = ("split", "encoder")
 KEYS = (*OWN, *SHORT, *(field.name for field in fields(Options)), *EMBEDDING)
 """All keys of the command."""
 
+DEFAULT_SPLIT = "test"
+
 Embed = Callable[[Path, Path, Mapping[str, str], Sequence[str]], None]
+"""Writes the features of a run: folder, table, options, settings."""
+
+Draw = Callable[[Path, str, Sequence[str], Collection[str]], Mapping[str, bytes]]
+"""Picture files of samples of a run, by name: folder, split, settings, the names wanted."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,17 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and ((path / "checkpoints").is_dir() or (path / "manifest.json").is_file())
 
 
-def run_comparison(request: Request, embed: Embed, say: Callable[[str], None]) -> tuple[Comparison, Path]:
+def run_comparison(
+    request: Request, embed: Embed, say: Callable[[str], None], draw: Draw | None = None
+) -> tuple[Comparison, Path]:
     """Compares and writes ``result.json``, ``result.csv`` and ``compare.html``; returns the page's path as well.
 
     Args:
         request: see there.
-        embed: writes the features of a run (folder, table, options, settings).
+        embed: see :data:`Embed`.
         say: is told what is being done.
+        draw: see :data:`Draw`; the page shows pictures of a run's samples where no folder of them is named. None =
+            there they are named only.
     """
     from jepa_core.compare.run import compare
 
@@ -108,7 +119,23 @@ def run_comparison(request: Request, embed: Embed, say: Callable[[str], None]) -
     for side, source in zip("ab", request.sources, strict=True):
         tables.append(_table(request, side, source, embed, say) if is_run(source) else source)
     found = compare(tables[0], tables[1], request.options, say)
-    return found, found.save(request.out, request.pictures)
+    pictures = [_pictures(request, side, found, draw, say) for side in range(2)]
+    return found, found.save(request.out, pictures)
+
+
+def _pictures(
+    request: Request, side: int, found: Comparison, draw: Draw | None, say: Callable[[str], None]
+) -> Pictures | None:
+    """The folder that was named; else, of a run, what it draws of the samples that the page shows."""
+    source, names = request.sources[side], {name for example in found.examples for name in example.shown(side)}
+    if request.pictures[side] is not None or draw is None or not is_run(source) or not names:
+        return request.pictures[side]
+    say(f"drawing {len(names)} samples of {source}")
+    try:
+        return draw(source, request.embedding.get("split", DEFAULT_SPLIT), request.settings[side], names)
+    except Exception as error:  # of a plug-in's drawing: the comparison is made, and its result must not be lost
+        say(f"the page shows no pictures of {source}: {' '.join(str(error).split()) or type(error).__name__}")
+        return None
 
 
 def _check_embedding(request: Request) -> None:

@@ -20,6 +20,12 @@ ENCODERS = ("online", "target")
 _BLOCK = re.compile(r"block_(\d+)")
 
 
+def probed_features(probe: Any) -> tuple[str, str]:
+    """Encoder and layer that the settings ``probe`` name; the online encoder's last where they name none."""
+    layer = getattr(probe, "layer", -1)
+    return getattr(probe, "encoder", "online"), LAST if layer < 0 else f"block_{layer}"
+
+
 def layer_embeddings(
     method: Method, batch: Batch, layers: Sequence[str] = (LAST,), encoder: str = "online"
 ) -> dict[str, Embedding]:

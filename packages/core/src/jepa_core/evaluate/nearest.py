@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +96,37 @@ def neighbours_of(table: EmbeddingTable, queries: Sequence[int], wanted: Wanted)
 
 
 def same_label(table: EmbeddingTable, wanted: Wanted) -> tuple[float, float] | None:
-    """Share of all samples' nearest neighbours with the sample's label, and that of chance; None without labels.
+    """Share of the labelled samples' ``wanted.k`` nearest neighbours with the sample's label, and that of chance.
 
-    Chance is the share among all pairs of different samples with a label.
+    Neighbours are looked for among samples with a label. Chance is the share among all samples that count as
+    neighbours of a sample: with ``groups=other`` those of its own group do not. None without labels or neighbours.
     """
     known = [] if table.label is None else [place for place, label in enumerate(table.label) if label is not None]
     if len(known) < 2:
         return None
     labelled = table.rows(torch.tensor(known).numpy())
-    classes, names = labelled.classes()
-    one = Wanted((), 1, wanted.metric, wanted.groups)
-    places, distances = nearest(labelled, range(len(labelled)), one)
-    there = torch.isfinite(distances[:, 0])
+    classes, _ = labelled.classes()
+    places, distances = nearest(labelled, range(len(labelled)), wanted)
+    there = torch.isfinite(distances)
     if not bool(there.any()):
         return None
-    counts = torch.bincount(classes, minlength=len(names)).double()
-    chance = (counts * (counts - 1)).sum() / (len(classes) * (len(classes) - 1))
-    return float((classes[places[:, 0]] == classes)[there].double().mean()), float(chance)
+    same = classes[places] == classes[:, None]
+    groups = labelled.group_numbers() if wanted.groups == "other" else None
+    return float(same[there].double().mean()), _chance(classes, groups)
+
+
+def _chance(classes: Tensor, groups: Tensor | None) -> float:
+    """Mean over rows of the share with the row's class among the rows that are not of its group."""
+    own = torch.arange(len(classes)) if groups is None else groups
+    others = len(classes) - _how_many(own)
+    alike = _how_many(classes) - _how_many(classes * (int(own.max()) + 1) + own)
+    return float((alike[others > 0].double() / others[others > 0]).mean())
+
+
+def _how_many(numbers: Tensor) -> Tensor:
+    """How many rows have each row's number."""
+    _, place, counts = numbers.unique(return_inverse=True, return_counts=True)
+    return counts[place]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -157,7 +171,7 @@ def run_neighbours(given: Mapping[str, str]) -> int:
     queries = _places(table, wanted.of)
     with value_errors_are_users(DataError):
         found = neighbours_of(table, queries, wanted)
-        shares = same_label(table, wanted)
+        shares = same_label(table, replace(wanted, k=1))
     if "out" in given:
         _write(_as_json(given["table"], table, queries, found, wanted, shares), given["out"])
     else:

@@ -21,7 +21,7 @@ from jepa_core.monitor.metrics import lidar_rank
 
 SAMPLES = 8
 """Samples that are compared site by site."""
-USED = 4
+USED = 2
 """Samples whose predictions are made anew from another sample's context."""
 SITES = 256
 """Sites at which samples are compared."""

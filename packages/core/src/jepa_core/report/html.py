@@ -12,6 +12,7 @@ from jepa_core.report.figures import curve_charts
 from jepa_core.report.page import environment, number, page_chart
 from jepa_core.report.probe_tables import probe_table
 from jepa_core.report.reading import Run, read_run
+from jepa_core.report.samples import samples_page
 from jepa_core.report.summary import facts, subtitle, verdict
 
 QUARANTINE_SHOWN = 50
@@ -23,8 +24,8 @@ def write_report(run_dir: Path | str) -> Path:
     """Writes ``report.html`` into a run folder and returns its path.
 
     Reads ``config.yaml``, ``recipe.json``, ``environment.json``, ``metrics.jsonl``, ``quarantine.jsonl``,
-    ``result.json`` and ``pictures/index.json`` with its PNG and GIF files, whichever exist; what is absent or broken
-    is named in the report.
+    ``result.json``, ``samples.json`` with ``pictures/samples/``, and ``pictures/index.json`` with its PNG and GIF
+    files, whichever exist; what is absent or broken is named in the report.
 
     Raises:
         ValueError: ``run_dir`` is no folder.
@@ -51,6 +52,7 @@ def _render(run: Run) -> str:
             missing=run.missing,
             probe=probe,
             charts={section: [page_chart(chart) for chart in found] for section, found in charts.items()},
+            samples=samples_page(run.folder, run.missing),
             pictures=run.pictures,
             quarantine=_quarantine(run.quarantine),
             recipe=_recipe(run),

@@ -16,6 +16,8 @@ def check_settings(config: RunSettings) -> None:
             raise ConfigError(f"trainer.{name}: expected at least {minimum}, got {getattr(config.trainer, name)}")
     if config.monitor.every < 0:
         raise ConfigError(f"monitor.every: expected at least 0, got {config.monitor.every}")
+    if config.report.samples < 0:
+        raise ConfigError(f"report.samples: expected at least 0, got {config.report.samples}")
     if config.monitor.stop_on_collapse and config.monitor.every == 0:
         raise ConfigError("monitor.stop_on_collapse: nothing is measured with monitor.every=0; set it to 1 or more")
     if config.dry_run and config.resume is not None:

@@ -16,7 +16,7 @@ from torch import nn
 from jepa_core.contracts import Modality
 from jepa_core.distributed import rank
 from jepa_core.errors import ConfigError, DataError, value_errors_are_users
-from jepa_core.evaluate.features import LAST
+from jepa_core.evaluate.features import probed_features
 from jepa_core.evaluate.labelled import LabelledSamples, frozen_rows, measure_rows, read_rows
 from jepa_core.evaluation_source import Evaluable
 from jepa_core.settings import RunSettings
@@ -41,9 +41,7 @@ class OnlineProbe:
     ) -> None:
         self.train, self.test, self.device = train, test, device
         self.every, self.neighbours = config.probe.every, config.probe.neighbours
-        layer = getattr(config.probe, "layer", -1)
-        self.encoder = getattr(config.probe, "encoder", "online")
-        self.layer = LAST if layer < 0 else f"block_{layer}"
+        self.encoder, self.layer = probed_features(config.probe)
 
     def is_due(self, step: int) -> bool:
         """Whether ``step`` is one of its steps."""

@@ -27,6 +27,7 @@ from jepa_core.train.limits import check_settings
 from jepa_core.train.meter import peak_rss_mib
 from jepa_core.train.online_probe import build_online_probe
 from jepa_core.train.recorder import check_trackers
+from jepa_core.train.samples import Encoders, write_samples
 from jepa_core.train.trainer import Parts, Trainer
 
 # A launcher ends all processes as soon as one has failed; process 0 must have told why by then.
@@ -174,7 +175,7 @@ def _finish(config: RunSettings, modality: Modality, trainer: Trainer, parts: Pa
 
 
 def _look_at(config: RunSettings, modality: Modality, trainer: Trainer, parts: Parts) -> ProbeTable | None:
-    """Draws the pictures and probes."""
+    """Draws the pictures, probes, and looks at the neighbours of held-back samples."""
     device = trainer.launch.device
     batch = dry_run.first_batch(parts) if trainer.last_batch is None else trainer.last_batch
     batch = to_device(batch, device)
@@ -185,7 +186,10 @@ def _look_at(config: RunSettings, modality: Modality, trainer: Trainer, parts: P
             pictures += modality.feature_pictures(config, trainer.method, untrained, batch)
     outcome.write_pictures(parts.run_dir, pictures)
     parts.console.message("training is done, what it learned is being measured")
-    return modality.probe(config, trainer.method, untrained, device)
+    table = modality.probe(config, trainer.method, untrained, device)
+    encoders = Encoders(trainer.method, untrained, device)
+    write_samples(config, modality, encoders, parts.run_dir, parts.console.warn)
+    return table
 
 
 def _write_result(
