@@ -31,11 +31,14 @@
   }
 
   const drawn = (e) => { const box = e.getBoundingClientRect(); return box.width > 2 && box.height > 2; };
+  // Something is drawn, and every mark that is used is there.
+  const there = (mark) => { const box = mark.getBBox(); return box.width + box.height > 0; };
+  const filled = (e) => e.querySelector("path, use") && [...e.querySelectorAll("use")].every(there);
   const ranks = [...document.querySelectorAll("h1,h2,h3,h4")].map((e) => Number(e.tagName[1]));
   return {
     pale: [...new Set(pale)],
     pictures: [...document.images].filter((e) => !(e.complete && e.naturalWidth > 0 && drawn(e))).map((e) => e.alt),
-    drawings: [...document.querySelectorAll("svg")].filter((e) => !drawn(e) || !e.querySelector("path")).map(said),
+    drawings: [...document.querySelectorAll("svg")].filter((e) => !drawn(e) || !filled(e)).map(said),
     nameless: [...document.querySelectorAll("img, svg[role=img]")]
       .filter((e) => !(e.getAttribute("alt") || e.getAttribute("aria-label") || "").trim()).map(said),
     skipped: ranks.flatMap((rank, i) => (rank > (i ? ranks[i - 1] : 0) + 1 ? [`h${rank} after h${ranks[i - 1] || 0}`] : [])),
