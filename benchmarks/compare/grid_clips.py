@@ -38,7 +38,7 @@ class Clip:
 
     Attributes:
         split, name: ``train``, ``val`` or ``test``, and its id.
-        fields: what the data say of it.
+        fields: what the data say of it, and ``start_s``, ``end_s`` of its speech.
         frames: uint8 ``[T, H, W, 3]``.
         times_s: of the frames, ``[T]``.
         sound: mono, ``[samples]`` at 16 kHz.
@@ -53,8 +53,7 @@ class Clip:
 
     def speech(self) -> tuple[float, float]:
         """Start of the first and end of the last word, seconds."""
-        words = self.fields["words"]
-        return words[0][1], words[-1][2]
+        return self.fields["start_s"], self.fields["end_s"]
 
 
 def clips(folder: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> Iterator[Clip]:
@@ -64,7 +63,9 @@ def clips(folder: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> I
             with tarfile.open(shard) as members:
                 held = {member.name: members.extractfile(member).read() for member in members if member.isfile()}  # type: ignore[union-attr]  # files only
             for name in (Path(entry).stem for entry in held if entry.endswith(".mp4")):
-                yield Clip(split, name, json.loads(held[f"{name}.json"]), *decode(held[f"{name}.mp4"]))
+                fields = json.loads(held[f"{name}.json"])
+                times = {"start_s": fields["words"][0][1], "end_s": fields["words"][-1][2]}
+                yield Clip(split, name, {**fields, **times}, *decode(held[f"{name}.mp4"]))
 
 
 def decode(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float32]]:

@@ -10,7 +10,15 @@ import pytest
 from sklearn.cross_decomposition import CCA
 
 from jepa_core.cli import main
-from jepa_core.compare import SaturatedError, canonical_correlations, compare, lookup, retrieval
+from jepa_core.compare import (
+    SaturatedError,
+    UnpairedError,
+    canonical_correlations,
+    compare,
+    linear_cka,
+    lookup,
+    retrieval,
+)
 from jepa_core.compare.inputs import from_array
 from jepa_core.compare.options import Options
 from jepa_core.errors import ConfigError, DataError
@@ -100,3 +108,15 @@ def test_the_command_line_takes_files_to_fit_on(tmp_path: Path, capsys: pytest.C
     assert "fitted on 120 samples" in (tmp_path / "found" / "compare.html").read_text()
     assert main(["compare", *sources, fit[0], *asked]) == 2
     assert "fit_a, fit_b: expected a table of either side" in capsys.readouterr().err
+
+
+def test_names_may_be_alike_without_folder_and_ending() -> None:
+    x, y = (table_values(table) for table in pair(0, TESTED))
+    a = from_array(x, "a", sample_id=[f"image/{row}.jpg" for row in range(TESTED)])
+    b = from_array(y[::-1], "b", sample_id=[f"{row}.npz" for row in reversed(range(TESTED))])
+    plain = {"permutations": 19, "measures": ("linear_cka",)}
+    assert compare(a, b, ids="stem", **plain)["linear_cka"].value == pytest.approx(linear_cka(x, y), abs=1e-12)
+    with pytest.raises(UnpairedError, match="60 agree without folder and ending: ids=stem"):
+        compare(a, b, **plain)
+    with pytest.raises(DataError, match="one row a sample, got 60 rows of 1"):
+        compare(a, from_array(y, "b", sample_id=[f"{row}/x.npz" for row in range(TESTED)]), ids="stem", **plain)

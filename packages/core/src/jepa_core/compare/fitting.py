@@ -38,6 +38,7 @@ def fit_pairs(
         take(options.fit_a, options.pooling_a, "fit_a").only(options.layers_a),
         take(options.fit_b, options.pooling_b, "fit_b").only(options.layers_b),
         options.assume_row_aligned,
+        options.ids,
     )
     x, y = (
         prepare(_layer(key, table, other, layer))
@@ -48,6 +49,7 @@ def fit_pairs(
 
 def _layer(key: str, table: Features, compared: Features, layer: str) -> Array:
     """The layer of a table to fit on, if it is one of other samples and of the same encoder's features."""
+    # Both are joined already: their names are alike as options.ids wants them.
     if table.sample_id is not None and compared.sample_id is not None:
         both = set(table.sample_id.tolist()) & set(compared.sample_id.tolist())
         if both:

@@ -40,8 +40,11 @@ def fit_ridge(x: Array, y: Array, penalty: float) -> LinearMap:
     """``B = (X^T X + penalty I)^-1 X^T Y`` of centred training rows."""
     x, y = as_pair("retrieval", x, y, least=2)
     mean_x, mean_y = x.mean(0), y.mean(0)
-    shifted = x - mean_x
-    weights = np.linalg.solve(shifted.T @ shifted + penalty * np.eye(x.shape[1]), shifted.T @ (y - mean_y))
+    shifted, wanted = x - mean_x, y - mean_y
+    if x.shape[1] <= len(x):
+        weights = np.linalg.solve(shifted.T @ shifted + penalty * np.eye(x.shape[1]), shifted.T @ wanted)
+    else:  # the same weights, from the smaller of the two matrices
+        weights = shifted.T @ np.linalg.solve(shifted @ shifted.T + penalty * np.eye(len(x)), wanted)
     return LinearMap(weights, mean_x, mean_y, f"ridge, penalty {penalty:.3g}")
 
 

@@ -11,6 +11,7 @@ from jepa_core.compare.pairing import PREPARATIONS
 from jepa_core.compare.registry import DEFAULT, MEASURES, NAMES, RETRIEVAL
 from jepa_core.errors import ConfigError
 
+IDS = ("exact", "stem")
 MODES = ("paired", "class", "spectrum")
 MAPS = ("ridge", "procrustes", "cca")
 GRAM_ROWS = 20_000
@@ -42,6 +43,7 @@ class Options:
         csls: neighbours that retrieval corrects hubs by; 0 = plain cosine.
         fit_a, fit_b: tables of other samples, as ``a`` and ``b`` themselves, that retrieval's map is fitted on; without
             them half of the samples are used for it.
+        ids: how samples are named alike: ``exact``, or ``stem`` (without folder and ending).
         assume_row_aligned: the user's word that row i of both tables is the same sample.
     """
 
@@ -66,6 +68,7 @@ class Options:
     csls: int = 0
     fit_a: Any = ""
     fit_b: Any = ""
+    ids: str = "exact"
     assume_row_aligned: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +77,7 @@ class Options:
         for name in self.layer_measures:
             _one_of("layer_measures", name, tuple(MEASURES))
         _one_of("mode", self.mode, MODES)
+        _one_of("ids", self.ids, IDS)
         _one_of("map", self.map, MAPS)
         _one_of("normalise", self.normalise, tuple(PREPARATIONS))
         _at_least(self, permutations=19, rows=20, layer_rows=20, k=1, seed=0, csls=0, ridge=0)

@@ -189,6 +189,8 @@ def _plan(options: Options, codes: Codes | None) -> Plan:
 def _join(a: Any, b: Any, options: Options, say: Say) -> Joined:
     paths = [Path(table) for table in (a, b) if isinstance(table, str | Path)]
     if len(paths) == 2 and max(map(rows_of, paths)) > LARGE_ROWS and all(path.suffix == ".parquet" for path in paths):
+        if options.ids != "exact":
+            raise DataError(f"ids: expected exact for tables of more than {LARGE_ROWS} rows, got {options.ids}")
         say("reading both tables once, side by side")
         prepare = PREPARATIONS[options.normalise]
         found = run_pass(open_large(paths[0]), open_large(paths[1]), options.rows, options.seed, prepare)
@@ -197,7 +199,7 @@ def _join(a: Any, b: Any, options: Options, say: Say) -> Joined:
         take(a, options.pooling_a, "a").only(options.layers_a),
         take(b, options.pooling_b, "b").only(options.layers_b),
     )
-    first, second, said = join(first, second, options.assume_row_aligned)
+    first, second, said = join(first, second, options.assume_row_aligned, options.ids)
     total = len(first)
     if total <= options.rows:
         return Joined(first, second, total, None, said)
