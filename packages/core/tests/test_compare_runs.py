@@ -39,6 +39,7 @@ def test_two_runs(tmp_path: Path) -> None:
     for _ in range(2):  # what an earlier comparison left is made anew
         found, page = run_comparison(read_arguments(arguments, "usage"), embed, lambda text: None)
     assert given[:2] == [[], ["total=23"]] and page.is_file()
+    assert (found.name_a, found.name_b) == ("first", "second")
     assert found["linear_cka"].n == 23 and dict((k, (a, b)) for k, a, b in found.metadata)["run"] == ("first", "second")
 
 
@@ -68,6 +69,23 @@ def test_pictures_of_the_samples_that_the_page_shows(tmp_path: Path) -> None:
     assert [line for line in said if "no pictures" in line] == [
         f"the page shows no pictures of {tmp_path / 'second'}: no pencil"
     ]
+
+
+def test_all_layers_of_a_run_are_embedded_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    settings = {name: train(tmp_path, name, seed) for seed, name in enumerate(("first", "second"))}
+    given: list[Mapping[str, str]] = []
+
+    def embed(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:
+        given.append(options)
+        wanted = parse_options({**options, "out": str(out)})
+        assert run_embedding(settings[source.name], EvaluableToy(), source / "checkpoints" / "step-2", "", wanted) == 0
+
+    arguments = [str(tmp_path / "first"), str(tmp_path / "second"), f"out={tmp_path / 'out'}", "split=all"]
+    arguments += ["measures=linear_cka", "permutations=19", "groups=none"]
+    run_comparison(read_arguments(arguments, "usage"), embed, lambda text: None)
+    assert all("layers" not in options for options in given)
+    run_comparison(read_arguments([*arguments, "layers=all"], "usage"), embed, lambda text: None)
+    assert [options.get("layers") for options in given[2:]] == ["all", "all"]
 
 
 def test_folders_are_told_apart(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from jepa_core.request import asks_for_help, configure_as, folder, helped, run_a
 def embed(arguments: Sequence[str]) -> int:
     """Writes frozen features of a data set as a table; see :mod:`jepa_core.evaluate.embed`."""
     usage = (
-        "jepa embed <run folder or checkpoint folder> out=<table>.parquet [split=train|test|all] [layers=last,block_2] "
-        "[pooling=mean|max|tokens] [encoder=online|target] [key=value ...]"
+        "jepa embed <run folder or checkpoint folder> out=<table>.parquet [split=train|test|all] "
+        "[layers=last,block_2|all] [pooling=mean|max|tokens] [encoder=online|target] [key=value ...]"
     )
     if helped(arguments, usage):
         return 0

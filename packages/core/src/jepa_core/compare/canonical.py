@@ -32,11 +32,16 @@ class Basis:
     features: Array
 
 
-def _svd(x: Array) -> tuple[Array, Array]:
-    """Left singular vectors and values of the centred table, without those of rounding alone."""
-    u, s, _ = np.linalg.svd(centred(x), full_matrices=False)
+def _svd(x: Array) -> tuple[Array, Array, Array]:
+    """Singular vectors and values of the centred table, without those of rounding alone."""
+    u, s, v = np.linalg.svd(centred(x), full_matrices=False)
     kept = s > (s[0] if len(s) else 0.0) * max(x.shape) * np.finfo(np.float64).eps
-    return u[:, kept], s[kept]
+    return u[:, kept], s[kept], v[kept]
+
+
+def _shrunk(s: Array, ridge: float) -> Array:
+    """Singular values with the ridge: roots of the covariance's eigenvalues plus so many of their mean."""
+    return np.sqrt(s**2 + (ridge * float((s**2).mean()) if len(s) else 0.0))
 
 
 def basis(x: Array, ridge: float = 0.0) -> Basis:
@@ -48,18 +53,22 @@ def basis(x: Array, ridge: float = 0.0) -> Basis:
     """
     if not ridge >= 0:
         raise ValueError(f"ridge: expected 0 or more, got {ridge}")
-    u, s = _svd(x)
-    penalty = ridge * float((s**2).mean()) if len(s) else 0.0
-    return Basis(u * (s / np.sqrt(s**2 + penalty)), centred(x))
+    u, s, _ = _svd(x)
+    return Basis(u * (s / _shrunk(s, ridge)), centred(x))
+
+
+def weights_of(x: Array, ridge: float = 0.0) -> Array:
+    """What makes the rows of :func:`basis` of the centred table, ``[P, R]``, for rows that it was not made of."""
+    _, s, v = _svd(x)
+    return v.T / _shrunk(s, ridge)
 
 
 def truncated_basis(x: Array, ridge: float = 0.0) -> Basis:
     """The basis of the fewest components with 99 % of the squared singular values."""
-    u, s = _svd(x)
+    u, s, _ = _svd(x)
     share = np.cumsum(s**2) / (s**2).sum() if len(s) else np.ones(0)
     count = int(np.searchsorted(share, KEPT - 1e-12)) + 1 if len(s) else 0
-    penalty = ridge * float((s[:count] ** 2).mean()) if count else 0.0
-    return Basis(u[:, :count] * (s[:count] / np.sqrt(s[:count] ** 2 + penalty)), centred(x))
+    return Basis(u[:, :count] * (s[:count] / _shrunk(s[:count], ridge)), centred(x))
 
 
 def check_saturation(left: Basis, right: Basis, ridge: float) -> None:

@@ -75,6 +75,17 @@ class Features:
         return replace(self, layers=chosen)
 
 
+def take(given: Any, pooling: str, name: str) -> Features:
+    """Features of whatever may be compared: features, a path, an embedding table or an array."""
+    if isinstance(given, Features):
+        return given
+    if isinstance(given, str | Path):
+        return load(given, pooling or None)
+    if hasattr(given, "sample_id") and hasattr(given, "vectors"):
+        return from_table(given.select(pooling=pooling) if pooling else given)
+    return from_array(given, name)
+
+
 def from_array(x: Any, name: str = "table", **columns: Any) -> Features:
     """Features from an array ``[N, D]`` and, by name, ``sample_id``, ``group``, ``label`` of N entries.
 

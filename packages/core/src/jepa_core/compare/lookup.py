@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jepa_core.compare import canonical
 from jepa_core.compare.arrays import Array, as_pair, unit_rows
 from jepa_core.compare.groups import Codes
 from jepa_core.compare.predictivity import mean_eigenvalue, ridge_r2
@@ -22,23 +23,28 @@ class LinearMap:
     """A map fitted on training rows.
 
     Attributes:
-        weights: ``[P, Q]``.
+        weights: ``[P, Q]``, or ``[P, R]`` where both tables are mapped.
         mean_x, mean_y: of the training rows.
         name: what was fitted.
+        weights_y: ``[Q, R]``; None = candidates stay as they are.
     """
 
     weights: Array
     mean_x: Array
     mean_y: Array
     name: str
+    weights_y: Array | None = None
 
 
 def fit_ridge(x: Array, y: Array, penalty: float) -> LinearMap:
     """``B = (X^T X + penalty I)^-1 X^T Y`` of centred training rows."""
     x, y = as_pair("retrieval", x, y, least=2)
     mean_x, mean_y = x.mean(0), y.mean(0)
-    shifted = x - mean_x
-    weights = np.linalg.solve(shifted.T @ shifted + penalty * np.eye(x.shape[1]), shifted.T @ (y - mean_y))
+    shifted, wanted = x - mean_x, y - mean_y
+    if x.shape[1] <= len(x):
+        weights = np.linalg.solve(shifted.T @ shifted + penalty * np.eye(x.shape[1]), shifted.T @ wanted)
+    else:  # the same weights, from the smaller of the two matrices
+        weights = shifted.T @ np.linalg.solve(shifted @ shifted.T + penalty * np.eye(len(x)), wanted)
     return LinearMap(weights, mean_x, mean_y, f"ridge, penalty {penalty:.3g}")
 
 
@@ -48,6 +54,26 @@ def fit_procrustes(x: Array, y: Array) -> LinearMap:
     mean_x, mean_y = x.mean(0), y.mean(0)
     u, _, v = np.linalg.svd((x - mean_x).T @ (y - mean_y), full_matrices=False)
     return LinearMap(u @ v, mean_x, mean_y, "procrustes")
+
+
+def fit_cca(x: Array, y: Array, ridge: float = 0.0) -> LinearMap:
+    """The canonical directions of training rows, each weighed by its correlation, so that their number is no choice.
+
+    Args:
+        x: ``[N, P]``.
+        y: ``[N, Q]``.
+        ridge: added to both covariances, in units of their mean eigenvalue.
+
+    Raises:
+        SaturatedError: the ranks add up to N - 1 or more, and there is no ridge.
+    """
+    x, y = as_pair("retrieval", x, y, least=3)
+    left, right = canonical.basis(x, ridge), canonical.basis(y, ridge)
+    canonical.check_saturation(left, right, ridge)
+    u, rho, v = np.linalg.svd(left.rows.T @ right.rows, full_matrices=False)
+    weights = canonical.weights_of(x, ridge) @ (u * rho), canonical.weights_of(y, ridge) @ (v.T * rho)
+    name = f"CCA, {len(rho)} directions weighed by their correlation"
+    return LinearMap(weights[0], x.mean(0), y.mean(0), name, weights[1])
 
 
 def choose_penalty(x: Array, y: Array, codes: Codes | None = None) -> float:
@@ -67,7 +93,10 @@ def similarities(fitted: LinearMap, x: Array, y: Array, csls: int = 0) -> Array:
         csls: above 0, twice the cosine minus each side's mean with its so many nearest, against hubs (Conneau et al.
             2018).
     """
-    found = unit_rows((x - fitted.mean_x) @ fitted.weights) @ unit_rows(y - fitted.mean_y).T
+    candidates = y - fitted.mean_y
+    if fitted.weights_y is not None:
+        candidates = candidates @ fitted.weights_y
+    found = unit_rows((x - fitted.mean_x) @ fitted.weights) @ unit_rows(candidates).T
     if not csls:
         return found
     k = min(csls, len(found))

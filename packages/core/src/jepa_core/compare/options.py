@@ -8,11 +8,12 @@ from typing import Any
 
 from jepa_core.checks import hint
 from jepa_core.compare.pairing import PREPARATIONS
-from jepa_core.compare.registry import DEFAULT, MEASURES, NAMES
+from jepa_core.compare.registry import DEFAULT, MEASURES, NAMES, RETRIEVAL
 from jepa_core.errors import ConfigError
 
+IDS = ("exact", "stem")
 MODES = ("paired", "class", "spectrum")
-MAPS = ("ridge", "procrustes")
+MAPS = ("ridge", "procrustes", "cca")
 GRAM_ROWS = 20_000
 """Rows beyond which matrices of rows by rows do not fit; only neighbours go further."""
 NEIGHBOUR_ROWS = 100_000
@@ -38,8 +39,11 @@ class Options:
         normalise: ``none`` or ``l2``, of every row.
         ridge: of CCA, in units of the covariance's mean eigenvalue.
         rbf_scale: bandwidth in median distances.
-        map: of retrieval: ``ridge`` or ``procrustes``.
+        map: of retrieval: ``ridge``, ``procrustes`` or ``cca`` (both tables to their canonical directions).
         csls: neighbours that retrieval corrects hubs by; 0 = plain cosine.
+        fit_a, fit_b: tables of other samples, as ``a`` and ``b`` themselves, that retrieval's map is fitted on; without
+            them half of the samples are used for it.
+        ids: how samples are named alike: ``exact``, or ``stem`` (without folder and ending).
         assume_row_aligned: the user's word that row i of both tables is the same sample.
     """
 
@@ -62,6 +66,9 @@ class Options:
     rbf_scale: float = 1.0
     map: str = "ridge"
     csls: int = 0
+    fit_a: Any = ""
+    fit_b: Any = ""
+    ids: str = "exact"
     assume_row_aligned: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +77,7 @@ class Options:
         for name in self.layer_measures:
             _one_of("layer_measures", name, tuple(MEASURES))
         _one_of("mode", self.mode, MODES)
+        _one_of("ids", self.ids, IDS)
         _one_of("map", self.map, MAPS)
         _one_of("normalise", self.normalise, tuple(PREPARATIONS))
         _at_least(self, permutations=19, rows=20, layer_rows=20, k=1, seed=0, csls=0, ridge=0)
@@ -79,6 +87,7 @@ class Options:
             raise ConfigError(f"rbf_scale: expected a number above 0, got {self.rbf_scale}")
         if not self.measures and self.mode == "paired":
             raise ConfigError(f"measures: expected some of {', '.join(NAMES)}, got none")
+        self._check_fit()
         neighbours = all("knn" in name for name in self.measures)
         most = NEIGHBOUR_ROWS if neighbours else GRAM_ROWS
         if self.rows > most:
@@ -86,6 +95,13 @@ class Options:
                 f"rows: expected at most {most} for these measures, got {self.rows}; all rows count for the value of "
                 "linear_cka in any case"
             )
+
+    def _check_fit(self) -> None:
+        given = [isinstance(table, str) and not table for table in (self.fit_a, self.fit_b)].count(False)
+        if given == 1:
+            raise ConfigError("fit_a, fit_b: expected a table of either side to fit the map of retrieval on, got one")
+        if given and (RETRIEVAL not in self.measures or self.mode != "paired"):
+            raise ConfigError("fit_a, fit_b: only count where retrieval is measured; add it to measures")
 
 
 def _one_of(key: str, name: str, names: tuple[str, ...]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,13 @@ class UnpairedError(DataError):
     """The tables have no samples in common, so that no paired measure means anything."""
 
 
-def join(a: Features, b: Features, row_aligned: bool) -> tuple[Features, Features, list[str]]:
+def join(a: Features, b: Features, row_aligned: bool, ids: str = "exact") -> tuple[Features, Features, list[str]]:
     """The samples both tables have, in the order of the first: row i of both is the same sample.
 
     Args:
         a, b: the tables.
         row_aligned: the user's word that row i of both is the same sample; needed where a table names no samples.
+        ids: ``exact``, or ``stem``: names without folder and ending, so that ``image/7.jpg`` is ``points/7.npz``.
 
     Returns:
         Both tables, and warnings.
@@ -40,16 +43,30 @@ def join(a: Features, b: Features, row_aligned: bool) -> tuple[Features, Feature
     """
     if a.sample_id is None or b.sample_id is None:
         return _aligned(a, b, row_aligned)
+    if ids == "stem":
+        a, b = _by_stem(a), _by_stem(b)
     places = [_places(table, table.sample_id) for table in (a, b) if table.sample_id is not None]
     shared = [name for name in places[0] if name in places[1]]
     if not shared:
         firsts = [next(iter(place), "none") for place in places]
-        raise UnpairedError(f"{UNPAIRED}; the first samples are {firsts[0]!r} and {firsts[1]!r}")
+        stems = len(set(map(stem_of, places[0])) & set(map(stem_of, places[1])))
+        hint = f"; {stems} agree without folder and ending: ids=stem" if stems else ""
+        raise UnpairedError(f"{UNPAIRED}; the first samples are {firsts[0]!r} and {firsts[1]!r}{hint}")
     rows = [np.array([place[name] for name in shared], dtype=np.intp) for place in places]
     said = []
     if len(shared) < max(len(a), len(b)):
         said.append(f"{len(shared)} samples are in both tables, of {len(a)} and {len(b)}; the others are left out")
     return a.rows(rows[0]), b.rows(rows[1]), said
+
+
+def stem_of(name: str) -> str:
+    """A sample's name without folder and ending."""
+    return PurePosixPath(name).stem
+
+
+def _by_stem(table: Features) -> Features:
+    names = None if table.sample_id is None else [stem_of(name) for name in table.sample_id.tolist()]
+    return table if names is None else replace(table, sample_id=np.array([*names, None], dtype=object)[:-1])
 
 
 def _places(table: Features, names: Column) -> dict[str, int]:

@@ -15,8 +15,9 @@ import numpy as np
 from jepa_core.compare import neighbours
 from jepa_core.compare.arrays import Array, as_table, centred
 from jepa_core.compare.examples import side_by_side
+from jepa_core.compare.fitting import fit_pairs, main_layer
 from jepa_core.compare.groups import Codes
-from jepa_core.compare.inputs import Features, from_array, from_table, load
+from jepa_core.compare.inputs import Features, take
 from jepa_core.compare.intervals import interval, jackknife_se
 from jepa_core.compare.large import open_large, rows_of, run_pass
 from jepa_core.compare.options import Options
@@ -24,8 +25,17 @@ from jepa_core.compare.pairing import PREPARATIONS, check_layer, describe, find_
 from jepa_core.compare.registry import RETRIEVAL, Shape, Tuning, find_measure
 from jepa_core.compare.result import Comparison
 from jepa_core.compare.scores import LayerMap, Score
-from jepa_core.compare.scoring import Details, Mapping, Plan, balance, make_score, score_layers, score_measure
-from jepa_core.compare.scoring import score_retrieval as _score_retrieval
+from jepa_core.compare.scoring import (
+    Details,
+    Mapping,
+    Pairs,
+    Plan,
+    balance,
+    make_score,
+    score_layers,
+    score_measure,
+    score_retrieval,
+)
 from jepa_core.compare.significance import Null, no_null
 from jepa_core.compare.streaming import StreamingCKA, cantelli, null_std
 from jepa_core.compare.unpaired import compare_classes, compare_spectra
@@ -80,25 +90,17 @@ def compare(a: Any, b: Any, options: Options | None = None, say: Say | None = No
         if options.mode == "paired":
             found = _compare_paired(a, b, options, say)
         else:
-            tables = _take(a, options.pooling_a, "a"), _take(b, options.pooling_b, "b")
+            tables = take(a, options.pooling_a, "a"), take(b, options.pooling_b, "b")
             found = _compare_unpaired(*tables, options)
     said = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     return replace(found, warnings=tuple(dict.fromkeys([*found.warnings, *said])))
 
 
-def _take(given: Any, pooling: str, name: str) -> Features:
-    if isinstance(given, Features):
-        return given
-    if isinstance(given, str | Path):
-        return load(given, pooling or None)
-    if hasattr(given, "sample_id") and hasattr(given, "vectors"):
-        return from_table(given.select(pooling=pooling) if pooling else given)
-    return from_array(given, name)
-
-
 def _settings(options: Options) -> dict[str, Any]:
     found = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    return {**found, "groups": options.groups if isinstance(options.groups, str) else "given"}
+    for key in ("groups", "fit_a", "fit_b"):
+        found[key] = str(found[key]) if isinstance(found[key], str | Path) else "given"
+    return found
 
 
 def _compare_unpaired(a: Features, b: Features, options: Options) -> Comparison:
@@ -124,12 +126,6 @@ def _compare_unpaired(a: Features, b: Features, options: Options) -> Comparison:
 
 def _preprocessing(options: Options) -> tuple[str, ...]:
     return ("float64",) if options.normalise == "none" else ("float64", f"{options.normalise} of each row")
-
-
-def main_layer(table: Features) -> str:
-    """The layer that scores are of: ``last``, or the last in the file. Never the one that fits best."""
-    names = list(table.layers)
-    return next((name for name in names if name.partition("/")[0] == "last"), names[-1])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -159,7 +155,8 @@ def _compare_paired(a: Any, b: Any, options: Options, say: Say) -> Comparison:
             "groups, so that groups can change places"
         )
     first, second, x, y = first.rows(kept), second.rows(kept), x[kept], y[kept]
-    scores, figures = _scores(x, y, balanced, options, joined, say)
+    fit = fit_pairs(options, (first, second), names, prepare)
+    scores, figures = _scores(x, y, balanced, options, joined, fit, say)
     _leave_out_copies(scores, said)
     return Comparison(
         name_a=first.name,
@@ -192,15 +189,17 @@ def _plan(options: Options, codes: Codes | None) -> Plan:
 def _join(a: Any, b: Any, options: Options, say: Say) -> Joined:
     paths = [Path(table) for table in (a, b) if isinstance(table, str | Path)]
     if len(paths) == 2 and max(map(rows_of, paths)) > LARGE_ROWS and all(path.suffix == ".parquet" for path in paths):
+        if options.ids != "exact":
+            raise DataError(f"ids: expected exact for tables of more than {LARGE_ROWS} rows, got {options.ids}")
         say("reading both tables once, side by side")
         prepare = PREPARATIONS[options.normalise]
         found = run_pass(open_large(paths[0]), open_large(paths[1]), options.rows, options.seed, prepare)
         return Joined(found.a, found.b, found.rows, found.stream, [*found.said, *_subset_said(found.rows, options)])
     first, second = (
-        _take(a, options.pooling_a, "a").only(options.layers_a),
-        _take(b, options.pooling_b, "b").only(options.layers_b),
+        take(a, options.pooling_a, "a").only(options.layers_a),
+        take(b, options.pooling_b, "b").only(options.layers_b),
     )
-    first, second, said = join(first, second, options.assume_row_aligned)
+    first, second, said = join(first, second, options.assume_row_aligned, options.ids)
     total = len(first)
     if total <= options.rows:
         return Joined(first, second, total, None, said)
@@ -231,17 +230,16 @@ def _stream(a: Features, b: Features, options: Options) -> StreamingCKA:
 
 
 def _scores(
-    x: Array, y: Array, plan: Plan, options: Options, joined: Joined, say: Say
+    x: Array, y: Array, plan: Plan, options: Options, joined: Joined, fit: Pairs | None, say: Say
 ) -> tuple[list[Score], dict[str, float]]:
     scores: list[Score] = []
     figures: dict[str, float] = {"samples": float(joined.total)}
     for name in options.measures:
         say(f"{name}: {plan.permutations} permutations of {len(x)} samples")
         if name == RETRIEVAL:
-            for direction, pair in (("a -> b", (x, y)), ("b -> a", (y, x))):
-                found, medians = _score_retrieval(*pair, plan, Mapping(options.map, csls=options.csls), direction)
-                scores += found
-                figures |= medians
+            found, medians = _both_directions(x, y, plan, options, fit)
+            scores += found
+            figures |= medians
             continue
         measure = find_measure(name)
         if name == "linear_cka" and joined.stream is not None:
@@ -252,6 +250,15 @@ def _scores(
             scores.append(score_measure(measure, x, y, plan, "a -> b"))
             scores.append(score_measure(measure, y, x, plan, "b -> a"))
     return scores, figures
+
+
+def _both_directions(
+    x: Array, y: Array, plan: Plan, options: Options, fit: Pairs | None
+) -> tuple[list[Score], dict[str, float]]:
+    mapping = Mapping(options.map, csls=options.csls, ridge=options.ridge)
+    there, medians = score_retrieval(x, y, plan, mapping, "a -> b", fit)
+    back, others = score_retrieval(y, x, plan, mapping, "b -> a", None if fit is None else fit.turned())
+    return there + back, medians | others
 
 
 def score_stream(stream: StreamingCKA, widths: tuple[int, int], plan: Plan) -> Score:

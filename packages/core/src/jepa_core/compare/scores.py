@@ -156,7 +156,8 @@ class Findings:
 
 def figure(value: float, digits: int = 3) -> str:
     """A number with so many decimals; a dash where there is none."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+    # Adding 0 makes a zero of the small negative ones, which would read -0.000.
+    return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def p_text(score: Score | LayerMap) -> str:

@@ -215,27 +215,52 @@ def make_score(
 
 @dataclass(frozen=True)
 class Mapping:
-    """How retrieval maps: ``ridge`` or ``procrustes``; the ridge's penalty (None = cross-validated); CSLS."""
+    """How retrieval maps.
+
+    Attributes:
+        kind: ``ridge``, ``procrustes`` or ``cca``.
+        penalty: of the ridge; None = cross-validated.
+        csls: against hubs, see :func:`jepa_core.compare.lookup.similarities`.
+        ridge: of CCA.
+    """
 
     kind: str = "ridge"
     penalty: float | None = None
     csls: int = 0
+    ridge: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows that retrieval's map is fitted on: tables ``[N, P]`` and ``[N, Q]``, and the group of each row or None."""
+
+    x: Array
+    y: Array
+    codes: Codes | None = None
+
+    def turned(self) -> Pairs:
+        """For the other direction."""
+        return Pairs(self.y, self.x, self.codes)
 
 
 def score_retrieval(
-    x: Array, y: Array, plan: Plan, mapping: Mapping, direction: str
+    x: Array, y: Array, plan: Plan, mapping: Mapping, direction: str, fit: Pairs | None = None
 ) -> tuple[list[Score], dict[str, float]]:
     """R@k and MRR of finding rows of ``y`` by rows of ``x``, and the median rank with its value by chance.
 
-    The map is fitted on half of the rows (whole groups); the null gives the queries of the other half other partners.
+    The map is fitted on the rows of ``fit``, without them on half of the rows (whole groups), which are then not
+    tested; the null gives the tested queries other partners.
 
     Raises:
-        DataError: fewer than 8 test rows.
+        DataError: fewer than 8 rows to fit or to test.
     """
-    train, test = lookup.split_rows(len(x), plan.codes, plan.seed)
-    if min(len(train), len(test)) < 8:
-        raise DataError(f"retrieval: expected at least 8 samples to fit and 8 to test, got {len(train)}, {len(test)}")
-    fitted = _fit(x[train], y[train], plan.on(train), mapping)
+    test = np.arange(len(x))
+    if fit is None:
+        train, test = lookup.split_rows(len(x), plan.codes, plan.seed)
+        fit = Pairs(x[train], y[train], plan.on(train).codes)
+    if min(len(fit.x), len(test)) < 8:
+        raise DataError(f"retrieval: expected at least 8 samples to fit and 8 to test, got {len(fit.x)}, {len(test)}")
+    fitted = _fit(fit, mapping)
     near = lookup.similarities(fitted, x[test], y[test], mapping.csls)
     tested = plan.on(test)
     limits = _limits([], tested)
@@ -243,7 +268,7 @@ def score_retrieval(
     drawn = orders(len(test), plan.permutations, plan.seed, tested.codes) if tested.testable() else iter(())
     null = [lookup.ranks(near, order, tested.codes) for order in drawn]
     shape = Shape(len(test), x.shape[1], y.shape[1])
-    how = f"{fitted.name}, fitted on {len(train)} samples" + (f", CSLS {mapping.csls}" if mapping.csls else "")
+    how = f"{fitted.name}, fitted on {len(fit.x)} samples" + (f", CSLS {mapping.csls}" if mapping.csls else "")
     scores = []
     for name, value in lookup.figures(found).items():
         if name == "MedR":
@@ -261,11 +286,13 @@ def score_retrieval(
     return scores, median | by_chance
 
 
-def _fit(x: Array, y: Array, plan: Plan, mapping: Mapping) -> lookup.LinearMap:
+def _fit(fit: Pairs, mapping: Mapping) -> lookup.LinearMap:
     if mapping.kind == "procrustes":
-        return lookup.fit_procrustes(x, y)
-    penalty = lookup.choose_penalty(x, y, plan.codes) if mapping.penalty is None else mapping.penalty
-    return lookup.fit_ridge(x, y, penalty)
+        return lookup.fit_procrustes(fit.x, fit.y)
+    if mapping.kind == "cca":
+        return lookup.fit_cca(fit.x, fit.y, mapping.ridge)
+    penalty = lookup.choose_penalty(fit.x, fit.y, fit.codes) if mapping.penalty is None else mapping.penalty
+    return lookup.fit_ridge(fit.x, fit.y, penalty)
 
 
 def _of_queries(name: str, found: Codes) -> Array:

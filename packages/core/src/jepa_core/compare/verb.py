@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Request:
         options: of the comparison.
         pictures: folders of pictures, or None.
         embedding: ``split`` and ``encoder`` of runs that are embedded first.
+        layered: sides, ``a`` and ``b``, whose layers were asked for; of runs of other sides the last one is embedded.
         settings: settings of either run, from ``a.key=value`` and ``b.key=value``.
     """
 
@@ -49,6 +50,7 @@ class Request:
     pictures: tuple[Path | None, Path | None]
     embedding: Mapping[str, str]
     settings: tuple[list[str], list[str]]
+    layered: frozenset[str] = frozenset()
 
 
 def read_arguments(arguments: Sequence[str], usage: str) -> Request:
@@ -75,7 +77,9 @@ def read_arguments(arguments: Sequence[str], usage: str) -> Request:
     out = Path(own.get("out", "comparison"))
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out: expected a folder, got the file {out}")
-    return Request((sources[0], sources[1]), out, parse(given), (pictures[0], pictures[1]), embedding, settings)
+    layered = frozenset(side for side in "ab" if f"layers_{side}" in given)
+    folders = (pictures[0], pictures[1])
+    return Request((sources[0], sources[1]), out, parse(given), folders, embedding, settings, layered)
 
 
 def keys_page() -> str:
@@ -118,7 +122,7 @@ def run_comparison(
     tables: list[Any] = []
     for side, source in zip("ab", request.sources, strict=True):
         tables.append(_table(request, side, source, embed, say) if is_run(source) else source)
-    found = compare(tables[0], tables[1], request.options, say)
+    found = _named_as_runs(compare(tables[0], tables[1], request.options, say), request.sources)
     pictures = [_pictures(request, side, found, draw, say) for side in range(2)]
     return found, found.save(request.out, pictures)
 
@@ -138,6 +142,18 @@ def _pictures(
         return None
 
 
+def _named_as_runs(found: Comparison, sources: tuple[Path, Path]) -> Comparison:
+    """Tables made of runs have the names of the runs, as long as that tells them apart."""
+    names = [source.resolve().name for source in sources]
+    if names[0] == names[1]:
+        return found
+    shown = [
+        name if is_run(source) else held
+        for name, source, held in zip(names, sources, (found.name_a, found.name_b), strict=True)
+    ]
+    return replace(found, name_a=shown[0], name_b=shown[1])
+
+
 def _check_embedding(request: Request) -> None:
     runs = [is_run(source) for source in request.sources]
     for side, run, settings in zip("ab", runs, request.settings, strict=True):
@@ -155,9 +171,8 @@ def _table(request: Request, side: str, source: Path, embed: Embed, say: Callabl
     out = request.out / f"{side}-{source.resolve().name}.parquet"
     out.unlink(missing_ok=True)
     options = dict(request.embedding)
-    layers = getattr(request.options, f"layers_{side}")
-    if layers != ("all",):
-        options["layers"] = ",".join(layers)
+    if side in request.layered:
+        options["layers"] = ",".join(getattr(request.options, f"layers_{side}"))
     if pooling := getattr(request.options, f"pooling_{side}"):
         options["pooling"] = pooling
     say(f"embedding {source}")

@@ -21,8 +21,10 @@ def judge(found: Findings) -> tuple[str, str]:
     if len(shown) == len(judged):
         return "good", f"{found.name_a} and {found.name_b} see shared structure: {words}."
     if shown:
-        silent = ", ".join(score.title for score in judged if score not in shown)
-        return "warn", f"The measures disagree about shared structure ({silent} shows none): {words}."
+        passed = {score.title for score in shown}
+        silent = ", ".join(dict.fromkeys(score.title for score in judged if score.title not in passed))
+        silent = silent or "one direction of " + ", ".join(dict.fromkeys(s.title for s in judged if s not in shown))
+        return "warn", f"The measures disagree about shared structure (not above chance: {silent}): {words}."
     return "none", f"No shared structure is shown, which is no proof that there is none: {words}."
 
 

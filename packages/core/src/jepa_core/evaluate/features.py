@@ -14,6 +14,7 @@ from jepa_core.checks import hint
 from jepa_core.contracts import Batch, Embedding, Method
 
 LAST = "last"
+ALL = "all"
 TOKENS = "tokens"
 POOLINGS = ("mean", "max", TOKENS)
 ENCODERS = ("online", "target")
@@ -35,16 +36,27 @@ def layer_embeddings(
         method: as :class:`jepa_core.contracts.Method`; for blocks or the target encoder its ``embed`` must take
             ``layers`` and ``encoder``, as that of :class:`jepa_core.methods.masked.MaskedPrediction` does.
         batch: on the method's device.
-        layers: ``last`` (what the method calls ``tokens``, or its only output), ``block_<k>`` counted from 0, or
-            another name that the method gives.
+        layers: ``last`` (what the method calls ``tokens``, or its only output), ``block_<k>`` counted from 0, another
+            name that the method gives, or ``all``: every block and the last layer, without blocks all that the method
+            gives.
         encoder: ``online`` or ``target``.
 
     Raises:
         ValueError: the method has no such layer or encoder.
     """
+    if ALL in layers:
+        named = [f"block_{k}" for k in range(depth_of(method, encoder))]
+        layers = [*named, LAST] if named else [LAST if key == "tokens" else key for key in method.embed(batch)]
     blocks = [int(found[1]) for name in layers if (found := _BLOCK.fullmatch(name))]
     outputs = _embed(method, batch, blocks, encoder)
     return {name: outputs[_key(name, outputs)] for name in layers}
+
+
+def depth_of(method: Method, encoder: str = "online") -> int:
+    """Blocks of an encoder that can give their outputs; 0 where it has none."""
+    owner = method if encoder == "online" else getattr(method, "target", None)
+    found = getattr(owner, "encoder", None)
+    return int(getattr(getattr(found, "size", None), "depth", 0)) if hasattr(found, "forward_layers") else 0
 
 
 def _embed(method: Method, batch: Batch, blocks: Sequence[int], encoder: str) -> Mapping[str, Embedding]:
