@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,9 @@ def test_pictures_of_the_samples_that_the_page_shows(tmp_path: Path) -> None:
         checkpoint = source / "checkpoints" / "step-2"
         assert run_embedding(settings[source.name], EvaluableToy(), checkpoint, source.name, wanted) == 0
 
-    def draw(source: Path, split: str, overrides: Sequence[str], names: Collection[str]) -> Mapping[str, bytes]:
+    def draw(source: Path, split: str, overrides: Sequence[str], wanted: Callable[[str], bool]) -> Mapping[str, bytes]:
+        source_of = EvaluableToy().evaluation(settings[source.name], "all")
+        names = [name for name in map(source_of.sample_id, range(len(source_of))) if wanted(name)]
         asked.append((source.name, split, list(overrides), len(names)))
         if source.name == "second":
             raise RuntimeError("no\npencil")

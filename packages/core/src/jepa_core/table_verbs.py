@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jepa_core.errors import ConfigError, DataError
@@ -54,13 +54,13 @@ def _say(text: str) -> None:
     print(f"jepa: {text}", file=sys.stderr, flush=True)
 
 
-def _draw_run(source: Path, split: str, overrides: Sequence[str], names: Collection[str]) -> Mapping[str, bytes]:
+def _draw_run(source: Path, split: str, overrides: Sequence[str], wanted: Callable[[str], bool]) -> Mapping[str, bytes]:
     """Pictures of samples of a run, for a comparison."""
     from jepa_core.evaluate.sample_rows import draw_by_name
 
     _, checkpoint = run_and_checkpoint(source)
     request = configure_as(checkpoint / "config.yaml", overrides)
-    return draw_by_name(request.modality, request.settings, split, names).png
+    return draw_by_name(request.modality, request.settings, split, wanted).png
 
 
 def _embed_run(source: Path, out: Path, options: Mapping[str, str], overrides: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from jepa_core.compare.inputs import SUFFIXES
 from jepa_core.compare.options import Options, parse
 from jepa_core.compare.page import Pictures
+from jepa_core.compare.pairing import stem_of
 from jepa_core.compare.registry import NAMES
 from jepa_core.compare.result import Comparison
 from jepa_core.errors import ConfigError
@@ -26,8 +27,8 @@ DEFAULT_SPLIT = "test"
 Embed = Callable[[Path, Path, Mapping[str, str], Sequence[str]], None]
 """Writes the features of a run: folder, table, options, settings."""
 
-Draw = Callable[[Path, str, Sequence[str], Collection[str]], Mapping[str, bytes]]
-"""Picture files of samples of a run, by name: folder, split, settings, the names wanted."""
+Draw = Callable[[Path, str, Sequence[str], Callable[[str], bool]], Mapping[str, bytes]]
+"""Picture files of samples of a run by ``sample_id``: folder, split, settings, which of them are wanted."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,12 @@ def _pictures(
     source, names = request.sources[side], {name for example in found.examples for name in example.shown(side)}
     if request.pictures[side] is not None or draw is None or not is_run(source) or not names:
         return request.pictures[side]
+    named = stem_of if request.options.ids == "stem" else str
     say(f"drawing {len(names)} samples of {source}")
     try:
-        return draw(source, request.embedding.get("split", DEFAULT_SPLIT), request.settings[side], names)
+        split = request.embedding.get("split", DEFAULT_SPLIT)
+        drawn = draw(source, split, request.settings[side], lambda name: named(name) in names)
+        return {named(name): picture for name, picture in drawn.items()}
     except Exception as error:  # of a plug-in's drawing: the comparison is made, and its result must not be lost
         say(f"the page shows no pictures of {source}: {' '.join(str(error).split()) or type(error).__name__}")
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,16 +171,16 @@ def draw_samples(modality: Any, config: Any, chunks: Chunks) -> Drawn:
     return Drawn(png, how)
 
 
-def draw_by_name(modality: Any, config: RunSettings, split: Any, names: Collection[str]) -> Drawn:
-    """Pictures of the samples of a split that have these names; none where the modality has no such split.
+def draw_by_name(modality: Any, config: RunSettings, split: Any, wanted: Callable[[str], bool]) -> Drawn:
+    """Pictures of the wanted samples of a split; none where the modality has no such split.
 
     Args:
         modality, config: of a run.
         split: see :data:`jepa_core.evaluation_source.Split`.
-        names: sample ids; those that the split does not hold are left out.
+        wanted: whether a sample id is.
     """
     source = modality.evaluation(config, split) if isinstance(modality, Evaluable) else None
     if source is None:
         return Drawn({})
-    places = [place for place in range(len(source)) if source.sample_id(place) in names]
+    places = [place for place in range(len(source)) if wanted(source.sample_id(place))]
     return draw_samples(modality, config, Chunks(source, places, config.trainer.batch_size, config.seed))
