@@ -28,7 +28,7 @@ MISTAKES = [
     (["probe", "run=nowhere"], ("run", "'nowhere'")),
     (["probe"], ("run=<folder>",)),
     (["report", "run=nowhere"], ("run", "'nowhere'")),
-    (["report", "rum=nowhere"], ("rum", "run=<run folder>")),
+    (["report", "rum=nowhere"], ("'rum'", "did you mean run?")),
     (["data", "vieww", "x"], ("vieww", "view")),
     (["data", "view", "nowhere.bin"], ("nowhere.bin",)),
     (["list", "all"], ("'all'",)),

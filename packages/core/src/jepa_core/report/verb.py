@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jepa_core.checks import hint
 from jepa_core.errors import ConfigError, value_errors_are_users
 from jepa_core.report.html import write_report
 from jepa_core.report.side_by_side import check_run, write_side_by_side
@@ -42,7 +43,7 @@ def _read(arguments: Sequence[str], usage: str) -> tuple[list[Path], str | None]
         elif key == "out":
             out = value
         else:
-            raise ConfigError(f"{key}: unknown key; usage: {usage}")
+            raise ConfigError(f"{key}: expected one of {', '.join(KEYS)}, got {key!r}{hint(key, KEYS)}; usage: {usage}")
     return runs, out
 
 
