@@ -34,19 +34,21 @@ def head(found: Mapping[str, Any]) -> list[str]:
     return [
         "# Video and sound of the same sentence",
         "",
-        f"Written by `benchmarks/compare/paired.py` (commands in its head), seed {seeds}; 200 test clips of grid-s1, "
+        f"Written by `benchmarks/compare/paired.py` (commands in its head), seeds {seeds}; 200 test clips of grid-s1, "
         f"{found['permutations']} permutations. One speaker, one room: what is said holds for this set only.",
         "",
         "Trained encoders: V-JEPA (recipe grid_s1) and Audio-JEPA (recipe speech, its variance of clip features off), "
-        f"each on its side of the 700 training clips alone, without labels or pairs, on a shared core. {runs}. Both "
-        "were trained on whole clips; they see speech alone as they are. Untrained: the same encoders as drawn. Raw: "
+        "each on its side of the 700 training clips alone, without labels or pairs, on a core shared with other work. "
+        f"{runs}. Both were trained on whole clips; they see speech alone as they are. Untrained: the same encoders as "
+        "drawn. Raw: "
         "25 steps of 16 x 16 pixels, 25 steps of 40 log-mel bins. Steps: the mean token of each of at most 25 steps of "
         "time, side by side; clip mean: of all tokens, what `jepa embed` writes. All but clip means and words are "
         "reduced to 150 principal components of the training clips. Words: which of 51 words stand in the six places "
         "of a sentence.",
         "",
-        "In each cell: the value; in brackets the calibrated score (0 at the 5 % threshold of the permutations, 1 for "
-        "the best possible), or n.s. where p is above .05; then the 95 % interval.",
+        "In each cell: the mean over seeds; in round brackets the calibrated score (0 at the 5 % threshold of the "
+        "permutations, 1 for the best possible), or n.s. where p is above .05; the range over seeds; in square "
+        "brackets what the 95 % intervals of all seeds cover.",
         "",
     ]
 
@@ -87,11 +89,15 @@ def plain(row: Row, key: str) -> str:
 
 
 def cell(row: Row, key: str) -> str:
-    """A value with its calibrated score and interval."""
-    passed = all(one[key]["p_value"] <= 0.05 for one in row)
-    score = f"{mean(row, key, 'calibrated'):.2f}" if passed else "n.s."
-    first = row[0][key]
-    return f"{mean(row, key):.3f} ({score}) [{first['ci_low']:.2f}, {first['ci_high']:.2f}]"
+    """A value with its calibrated score, its range over seeds and its interval."""
+    above = sum(one[key]["p_value"] <= 0.05 for one in row)
+    score = f"{mean(row, key, 'calibrated'):.2f}" if above == len(row) else "n.s."
+    if 0 < above < len(row):
+        score = f"n.s. in {len(row) - above} of {len(row)}"
+    values = [one[key]["value"] for one in row]
+    seeds = f" {min(values):.3f} to {max(values):.3f}" if len(set(values)) > 1 else ""
+    low, high = min(one[key]["ci_low"] for one in row), max(one[key]["ci_high"] for one in row)
+    return f"{mean(row, key):.3f} ({score}){seeds} [{low:.2f}, {high:.2f}]"
 
 
 def baseline(found: Mapping[str, Any]) -> list[str]:
