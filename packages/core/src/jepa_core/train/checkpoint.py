@@ -162,6 +162,8 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, path)
     except SafetensorError as error:  # a full disk, for example; the library does not raise an OSError for it
         raise OSError(f"{path} cannot be written: {error}") from error
+    # The library lets nobody but the owner read what it writes; the folder has the rights that the user's umask gives.
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _sync(path: Path) -> None:
