@@ -58,7 +58,7 @@ class TrainerSettings:
     keep_checkpoints: int = 2
     keep_best: str = "auto"
     save_in_background: bool = False
-    max_weight_growth: float = 2.0
+    max_weight_growth: float = 1.25
     threads: str = "auto"
 
 
