@@ -9,6 +9,7 @@ from jepa_core.errors import (
     DataError,
     DivergenceError,
     LaunchError,
+    StorageError,
     UserError,
     print_error,
     resource_error,
@@ -54,7 +55,7 @@ def test_only_value_errors_are_handed_on() -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (OSError(28, "No space left on device"), UserError, "No space left"),
+        (OSError(28, "No space left on device"), StorageError, "No space left"),
         (MemoryError(), LaunchError, "trainer.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory."), LaunchError, "trainer.batch_size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), LaunchError, "data.workers"),

@@ -184,7 +184,7 @@ def test_the_end_of_accelerate_launch_is_a_request(monkeypatch: pytest.MonkeyPat
     alone = StopRequest()
     assert launched.name == alone.name == ""
     monkeypatch.setattr(os, "getppid", lambda: 1 << 30)
-    assert launched.name == "the end of accelerate launch" and alone.name == ""
+    assert launched.name == "the end of the launcher" and alone.name == ""
 
 
 SCRIPT = """

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+# What a disk answers that is full, over its quota, read-only, broken, or no longer there.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 class UserError(Exception):
@@ -37,8 +42,14 @@ class LaunchError(UserError):
     """Devices, processes or memory that are not there."""
 
 
+class StorageError(UserError):
+    """The disk does not take what a run must write."""
+
+    exit_code = 5
+
+
 class DivergenceError(UserError):
-    """The loss or a gradient is no longer finite."""
+    """The loss, a gradient or the weights are no longer finite, or one step blew the weights up."""
 
     exit_code = 3
 
@@ -58,6 +69,17 @@ def value_errors_are_users(error: type[UserError] = ConfigError) -> Iterator[Non
         raise error(str(problem)) from problem
 
 
+@contextmanager
+def disk_errors_are_users(path: Path, hint: str = "") -> Iterator[None]:
+    """Hands an OSError of the block on as a :class:`StorageError` that names ``path``."""
+    try:
+        yield
+    except OSError as problem:
+        raise StorageError(
+            f"{path} cannot be written: {problem.strerror or problem}. {hint}Free the disk or mend it, then resume=auto"
+        ) from problem
+
+
 def resource_error(error: Exception) -> UserError | None:
     """What this machine lacked, as an error for users: memory, a disk, a loader process; None for anything else."""
     text = f"{type(error).__name__}: {error}"
@@ -66,6 +88,8 @@ def resource_error(error: Exception) -> UserError | None:
         return LaunchError(f"out of memory: lower trainer.batch_size, and raise trainer.accumulation instead. {text}")
     if str(error).startswith("DataLoader worker"):
         return LaunchError(f"a loader process died, often for want of memory: lower data.workers. {error}")
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return StorageError(f"{text}: free the disk or mend it")
     return UserError(text) if isinstance(error, OSError) else None
 
 

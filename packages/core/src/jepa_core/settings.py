@@ -36,6 +36,12 @@ class TrainerSettings:
         log_every: steps between two lines of ``metrics.jsonl``.
         checkpoint_every: steps between two checkpoints; 0 = only the last.
         keep_checkpoints: newest checkpoints that are kept, older ones are removed; 0 = keep all.
+        keep_best: the checkpoint with the best of this logged figure is kept too, and ``checkpoints/best`` leads to it:
+            ``auto`` (``probe/linear`` where ``probe.every`` is set), ``none``, or a name as in ``metrics.jsonl``. Of
+            losses the lowest is best, of all else the highest; the mean since the checkpoint before it counts.
+        save_in_background: whether a checkpoint is written from a copy in CPU memory while training goes on.
+        max_weight_growth: a step that makes the L2 norm of all weights more than this many times what it was ends the
+            run (exit code 3); 0 = any growth is allowed.
         threads: CPU threads of each training process; ``auto`` (all cores, shared between the processes of a machine;
             a launcher's OMP_NUM_THREADS=1 does not count) or a number.
     """
@@ -50,6 +56,9 @@ class TrainerSettings:
     log_every: int = 10
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
+    keep_best: str = "auto"
+    save_in_background: bool = False
+    max_weight_growth: float = 1.25
     threads: str = "auto"
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jepa_core.errors import ConfigError, DataError
+from jepa_core.errors import ConfigError, DataError, disk_errors_are_users
 
 Gather = Callable[[object], list]
 
@@ -41,6 +41,8 @@ class Quarantine:
         # Process 0 alone reads: the folder of another machine may lag behind.
         self.bad: dict[str, str] = gather(_read(path) if rank == 0 else {})[0]
         self._waiting: dict[str, tuple[str, int]] = {}
+        # A kill may have left a line without its end: the next one must not be written into it.
+        self._lead = "\n" if rank == 0 and _is_torn(path) else ""
 
     @property
     def allowed(self) -> int:
@@ -82,9 +84,10 @@ class Quarantine:
         return {sample_id: reason for sample_id, (reason, _) in new.items()}
 
     def _write(self, new: dict[str, tuple[str, int]]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            for sample_id, (reason, step) in new.items():
-                file.write(json.dumps({"sample_id": sample_id, "reason": reason, "step": step}) + "\n")
+        lines = [json.dumps({"sample_id": name, "reason": why, "step": step}) for name, (why, step) in new.items()]
+        with disk_errors_are_users(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(self._lead + "".join(line + "\n" for line in lines))
+        self._lead = ""
 
     def _check(self) -> None:
         if len(self.bad) <= self.allowed:
@@ -94,6 +97,10 @@ class Quarantine:
             f"{len(self.bad)} of {self.total} samples cannot be used, allowed are {self.allowed} "
             f"(data.max_bad_fraction={self.max_fraction}); the last is {sample_id}: {reason}. All are in {self.path}"
         )
+
+
+def _is_torn(path: Path) -> bool:
+    return path.exists() and not path.read_bytes().endswith((b"\n",)) and path.stat().st_size > 0
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jepa_core.errors import UserError
+from jepa_core.errors import UserError, disk_errors_are_users
 
 FORMAT_VERSION = 1
+"""Of the folder: raised when an older version of this file could no longer read what this one writes."""
 _MANIFEST = "manifest.json"
 
 
@@ -75,20 +77,66 @@ def model_tensors(method: nn.Module) -> dict[str, Tensor]:
     return out
 
 
-def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Writes a checkpoint beside its place, renames it, and removes all but the newest ``keep`` (0 = keep all)."""
+def save(run_dir: Path, checkpoint: Checkpoint, keep: int, best: int | None = None) -> Path:
+    """Writes a checkpoint beside its place and renames it; then removes all but the newest and the best.
+
+    Args:
+        run_dir: the run folder; it exists.
+        checkpoint: what to write.
+        keep: newest checkpoints to keep; 0 = all.
+        best: step of a checkpoint that is kept besides, and that ``checkpoints/best`` is to lead to.
+
+    Raises:
+        StorageError: the disk is full, read-only or gone; what was there before is as it was.
+    """
     folder = run_dir / "checkpoints"
     final, partial = folder / f"step-{checkpoint.step}", folder / f".step-{checkpoint.step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write(partial, checkpoint)
-    if final.exists():  # a torn one, or the same step once more
-        shutil.rmtree(final)
-    partial.rename(final)
-    _sync(folder)
-    for old in _folders(run_dir)[keep:] if keep else []:
-        shutil.rmtree(old)
+    with disk_errors_are_users(final, "Checkpoints before it are as they were. "):
+        # Without parents: where the run folder has vanished, it must not be made anew on another disk.
+        folder.mkdir(exist_ok=True)
+        _remove_leftovers(folder)
+        try:
+            partial.mkdir()
+            _write(partial, checkpoint)
+            _put(partial, final)
+        except OSError:  # half a checkpoint on a full disk would take the room that is needed
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _sync(folder)
+        _point_to_best(folder, best)
+        for old in _folders(run_dir)[keep:] if keep else []:
+            if old.name != f"step-{best}":
+                shutil.rmtree(old)
     return final
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a kill in the middle of a write left, and what was being replaced."""
+    for pattern in (".step-*.partial", ".step-*.replaced"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left)
+
+
+def _put(partial: Path, final: Path) -> None:
+    """Renames into place; a torn checkpoint of the same step goes only when the whole one is there."""
+    replaced = final.with_name(f".{final.name}.replaced")
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def _point_to_best(folder: Path, step: int | None) -> None:
+    """Lets the link ``best`` lead to a checkpoint; a reader sees the old one or the new one."""
+    link, beside = folder / "best", folder / ".best"
+    if step is None or not (folder / f"step-{step}").is_dir():
+        return
+    # A disk without links has the step in trainer_state.json alone.
+    with contextlib.suppress(PermissionError, NotImplementedError):
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(f"step-{step}")
+        beside.replace(link)
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -114,6 +162,8 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, path)
     except SafetensorError as error:  # a full disk, for example; the library does not raise an OSError for it
         raise OSError(f"{path} cannot be written: {error}") from error
+    # The library lets nobody but the owner read what it writes; the folder has the rights that the user's umask gives.
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _sync(path: Path) -> None:
@@ -161,7 +211,7 @@ def check(folder: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint; raises when a file is missing or changed, or the format is newer."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
-        version, sums = int(manifest["format_version"]), manifest["sha256"]
+        version, sums = int(manifest["format_version"]), dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Torn(f"{_MANIFEST} cannot be read: {type(error).__name__}") from None
     if version > FORMAT_VERSION:
@@ -171,7 +221,11 @@ def check(folder: Path) -> dict[str, Any]:
     for name, expected in sums.items():
         if not (folder / name).is_file():
             raise _Torn(f"{name} is missing")
-        if _sha256(folder / name) != expected:
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            raise _Torn(f"{name} cannot be read: {error.strerror}") from None
+        if found != expected:
             raise _Torn(f"{name} differs from its checksum")
     return manifest
 
@@ -228,4 +282,7 @@ def set_newer_aside(run_dir: Path, step: int) -> list[Path]:
             target = folder.with_name(f"set-aside-{folder.name}")
             shutil.rmtree(target, ignore_errors=True)
             moved.append(folder.rename(target))
+    best = run_dir / "checkpoints" / "best"
+    if best.is_symlink() and not best.exists():
+        best.unlink()
     return moved

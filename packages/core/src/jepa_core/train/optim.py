@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jepa_core.contracts import ParameterGroup
 from jepa_core.errors import ConfigError
@@ -106,6 +106,12 @@ def apply_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
         group["lr"] = rates.lr * group["lr_scale"]
         group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
         group["betas"] = (rates.beta1, group["betas"][1])
+
+
+def weight_norm(groups: Iterable[ParameterGroup]) -> Tensor:
+    """L2 norm of all trainable weights together, a scalar on their device."""
+    weights = [parameter.detach() for group in groups for _, parameter in group.parameters]
+    return torch.nn.utils.get_total_norm(weights)
 
 
 class GradientCheck:

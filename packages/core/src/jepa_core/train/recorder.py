@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 
-from jepa_core.errors import ConfigError, DataError, value_errors_are_users
+from jepa_core.errors import ConfigError, DataError, UserError, disk_errors_are_users, value_errors_are_users
 from jepa_core.monitor.console import Console
 from jepa_core.monitor.loggers import MetricsFile
 
@@ -35,12 +35,16 @@ class Recorder:
         run_dir: the run folder.
         trackers: names that :func:`check_trackers` has let pass.
         after_step: lines of later steps, from before a resume, are dropped.
+
+    Attributes:
+        failure: why figures could not be written; told to the other processes by the trainer, which asks each step.
     """
 
     def __init__(
         self, accelerator: Accelerator, console: Console, run_dir: Path, trackers: Sequence[str], after_step: int
     ) -> None:
         self._accelerator, self._console = accelerator, console
+        self.failure: UserError | None = None
         self._file: MetricsFile | None = None
         if accelerator.is_main_process:
             self._file = MetricsFile(run_dir / "metrics.jsonl")
@@ -59,6 +63,15 @@ class Recorder:
         """One step's figures and the monitor's headline."""
         if self._file is None:
             return
-        self._file.append(step, metrics)
-        self._accelerator.log({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
+        try:
+            with disk_errors_are_users(self._file.path):
+                self._file.append(step, metrics)
+                self._accelerator.log({name: x for name, x in metrics.items() if math.isfinite(x)}, step=step)
+        except UserError as error:
+            self.failure = error
         self._console.update(step, metrics, headline)
+
+    def check(self) -> None:
+        """Raises what :attr:`failure` holds."""
+        if self.failure is not None:
+            raise self.failure

@@ -15,6 +15,7 @@ from jepa_core.data.move import to_device
 from jepa_core.errors import CollapseError, ConfigError, DataError, DivergenceError, UserError, value_errors_are_users
 from jepa_core.evaluation_source import DrawsFeatures
 from jepa_core.monitor.console import Console
+from jepa_core.monitor.loggers import replace_text
 from jepa_core.monitor.verdict import PATIENCE, WARMING_UP, Verdict
 from jepa_core.recipe_record import choice_row, describe_recipe, differences, plain, write_recipe
 from jepa_core.settings import RunSettings
@@ -24,6 +25,7 @@ from jepa_core.train.environment import describe_environment
 from jepa_core.train.folder import RunFolder, check_shared, open_folder
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.limits import check_settings
+from jepa_core.train.lock import FolderLock
 from jepa_core.train.meter import peak_rss_mib
 from jepa_core.train.online_probe import build_online_probe
 from jepa_core.train.recorder import check_trackers
@@ -47,7 +49,8 @@ def run_training(config: RunSettings, modality: Modality, config_text: str) -> i
         and leave the telling to process 0.
 
     Raises:
-        UserError: on process 0; its ``exit_code`` is 3 for a loss that is not finite, 4 for a collapse.
+        UserError: on process 0; its ``exit_code`` is 3 for a loss, gradient or weights that are not finite, 4 for a
+            collapse, 5 for a disk that takes no more.
     """
     check_settings(config)
     check_trackers(config.logging.trackers)
@@ -55,8 +58,8 @@ def run_training(config: RunSettings, modality: Modality, config_text: str) -> i
     with value_errors_are_users():
         console = Console(config.trainer.max_steps, config.logging, enabled=started.rank == 0)
     try:
-        with console:
-            code = _run(config, modality, config_text, started, console)
+        with console, FolderLock() as lock:
+            code = _run(config, modality, config_text, started, console, lock)
     except UserError as error:
         started.accelerator.end_training()
         if started.rank == 0:
@@ -74,12 +77,15 @@ def build_method(config: RunSettings, modality: Modality) -> Any:
         return modality.build(config)
 
 
-def _run(config: RunSettings, modality: Modality, config_text: str, started: Launch, console: Console) -> int:
+def _run(
+    config: RunSettings, modality: Modality, config_text: str, started: Launch, console: Console, lock: FolderLock
+) -> int:
     control = started.control
     # First, so that data or settings that cannot be leave no folder behind.
     source, method = control.agree(lambda: _build(config, modality))
     probe = control.agree(lambda: build_online_probe(config, modality, started.device))
     folder = control.first(lambda: open_folder(config, console.warn))
+    control.first(lambda: lock.take(folder.path, console.warn))
     control.agree(lambda: check_shared(folder.path))
     parts = Parts(method, source, config, config_text, started, folder.path, console, probe)
     with value_errors_are_users():
@@ -94,7 +100,7 @@ def _run(config: RunSettings, modality: Modality, config_text: str, started: Lau
         _resume(trainer, folder, console)
     # Only now: a checkpoint that does not fit must leave the files of its run as they were.
     if started.rank == 0:
-        (folder.path / "config.yaml").write_text(config_text, encoding="utf-8")
+        replace_text(folder.path / "config.yaml", config_text)
         _write_environment(folder.path, started, choices)
         if recipe is not None:
             write_recipe(folder.path, recipe)
@@ -128,7 +134,7 @@ def _recipe(config: RunSettings, modality: Modality, console: Console) -> dict[s
 def _write_environment(run_dir: Path, started: Launch, choices: list[Choice]) -> None:
     reasons = {what: f"{choice} ({reason})" for what, choice, reason in choices}
     facts = {**describe_environment(started.world), "choices": reasons}
-    (run_dir / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    replace_text(run_dir / "environment.json", json.dumps(facts, indent=1))
 
 
 def _resume(trainer: Trainer, folder: RunFolder, console: Console) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepa_core.errors import DivergenceError
 from jepa_core.seeds import sample_seed
 from jepa_core.train.checkpoint import CheckpointError
 
@@ -96,6 +98,25 @@ def load_buffers(method: nn.Module, own: dict[str, Tensor]) -> None:
     for name, value in own.items():
         if name.startswith("buffer/"):
             buffers[name.removeprefix("buffer/")].copy_(value)
+
+
+def check_finite(method: nn.Module, step: int, last_good: Path | None) -> None:
+    """Refuses weights that are not finite and buffers that hold NaN, the target's too; a buffer may hold infinities.
+
+    Raises:
+        DivergenceError: naming them.
+    """
+    kept = method.state_dict().keys()
+    broken = {name: ~torch.isfinite(value).all() for name, value in method.named_parameters() if name in kept}
+    broken |= {name: torch.isnan(value).any() for name, value in method.named_buffers() if name in kept}
+    if not broken or not bool(torch.stack(list(broken.values())).any()):
+        return
+    names = [name for name, bad in broken.items() if bad]
+    raise DivergenceError(
+        f"after step {step} not all values are finite in {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: "
+        f"not saved. Last good checkpoint: {last_good or 'none'}. What helps: a lower optimizer.lr, "
+        f"trainer.precision=fp32"
+    )
 
 
 def seed_everything(seed: int, step: int, rank: int) -> None:

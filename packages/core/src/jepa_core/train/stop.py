@@ -11,6 +11,8 @@ from typing import Any
 
 # A launcher passes Ctrl-C on to processes that the terminal has told already: this fast, it is the same key press.
 _SAME_PRESS_S = 1.0
+# Set by accelerate launch and by torchrun for what they start.
+_LAUNCHED = ("ACCELERATE_USE_CPU", "TORCHELASTIC_RUN_ID")
 # A progress bar hides it, and nothing that would bring it back runs on the way out.
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
@@ -21,15 +23,16 @@ class StopRequest:
     def __init__(self) -> None:
         self._signal = ""
         self._time_s = 0.0
-        # accelerate launch hands no signal on to the one process it starts: its own end is then the request.
-        self._launcher = os.getppid() if "ACCELERATE_USE_CPU" in os.environ else None
+        # accelerate launch hands no signal on to the one process it starts, and a launcher that is killed can hand on
+        # nothing: its end is then the request.
+        self._launcher = os.getppid() if any(name in os.environ for name in _LAUNCHED) else None
         self._before: dict[int, Any] = {}
 
     @property
     def name(self) -> str:
         """What asked to stop; empty while nothing did."""
         orphaned = self._launcher is not None and os.getppid() != self._launcher
-        return self._signal or ("the end of accelerate launch" if orphaned else "")
+        return self._signal or ("the end of the launcher" if orphaned else "")
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):

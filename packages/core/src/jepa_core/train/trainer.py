@@ -37,6 +37,8 @@ from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
 from jepa_core.train.online_probe import OnlineProbe
 from jepa_core.train.recorder import Recorder
+from jepa_core.train.resume import Shape, shape, tell_differences
+from jepa_core.train.saving import BackgroundSaver, Best, Saver, best_figure, wait_quietly
 from jepa_core.train.schedule import rates_at
 from jepa_core.train.stop import StopRequest
 from jepa_core.train.watch import FiniteWatch
@@ -96,7 +98,9 @@ class Trainer:
         )
         self.samples_per_step = settings.batch_size * settings.accumulation * launch.world
         self.last_batch: Batch | None = None
-        self.last_checkpoint: Path | None = None
+        saver = BackgroundSaver if settings.save_in_background else Saver
+        self._saver = saver(parts.run_dir, settings.keep_checkpoints)
+        self.best = Best(best_figure(parts.config))
         state.seed_everything(parts.config.seed, 0, launch.rank)
         self._tell_batch_norm()
 
@@ -113,58 +117,55 @@ class Trainer:
         self.step, self.seconds = stored.step, stored.state["seconds"]
         self._position = stored.state["global_position"]
         self.monitor.load_state_dict(stored.state["monitor"])
-        self.last_checkpoint = stored.path
+        self.best.load_state_dict(stored.state.get("best", {}), self.run_dir)
+        self._saver.last = stored.path
         if len(stored.processes) == self.launch.world:
             state.load_random_state(stored.processes[self.launch.rank])
             state.load_buffers(self.method, stored.processes[self.launch.rank])
         else:
             state.seed_everything(self.config.seed, self.step, self.launch.rank)
-        self._tell_differences(stored)
+        tell_differences(stored.state["shape"], self._shape(), self.console.warn)
 
-    def _shape(self) -> dict[str, int | str]:
-        """What an exact resume must keep."""
-        settings = self.config.trainer
-        return {
-            "processes": self.launch.world,
-            "device": self.launch.device.type,
-            "precision": self.launch.accelerator.mixed_precision,
-            "samples of the data set": len(self._source),
-            "trainer.batch_size": settings.batch_size,
-            "trainer.accumulation": settings.accumulation,
-            "trainer.max_steps": settings.max_steps,
-        }
+    def save(self) -> None:
+        """Takes a checkpoint of the present step; all processes must call it.
 
-    def _tell_differences(self, stored: Checkpoint) -> None:
-        for name, now in self._shape().items():
-            before = stored.state["shape"].get(name, now)
-            if now != before:
-                self.console.warn(
-                    f"resumed with {name}={now} instead of {before}: the position in the data goes on, "
-                    f"but the run is no longer bit for bit the one that was interrupted"
-                )
-
-    def save(self) -> Path:
-        """Writes a checkpoint of the present step; all processes must call it."""
+        Raises:
+            DivergenceError: something in it is not finite; nothing is written.
+            StorageError: the disk did not take it, or not the one before.
+        """
         control = self.launch.control
+        self._watch.check(str(self.last_checkpoint or "none"))
+        # What is known of bad samples up to here must not be lost with the process: they are not met again.
+        self._meet_bad_samples()
         buffers = state.own_buffers(self.method) if control.world > 1 else {}
         everywhere = control.gather({**state.random_state(), **buffers})
         own = [state.without_equal(part, everywhere[0]) if rank else part for rank, part in enumerate(everywhere)]
         own[0] = {name: value for name, value in own[0].items() if name not in buffers}
-        keep = self.config.trainer.keep_checkpoints
-        self.last_checkpoint = control.first(lambda: checkpoints.save(self.run_dir, self._checkpoint(own), keep))
-        return self.last_checkpoint
+        control.first(lambda: self._saver.save(self._checkpoint(own), self.best.step))
 
     def _checkpoint(self, processes: list[dict[str, Tensor]]) -> Checkpoint:
+        state.check_finite(self.method, self.step, self.last_checkpoint)
+        score = self.best.settle(self.step)
         tensors, scalars = state.optimizer_tensors(self.optimizer)
         values = {
             "global_position": self._position,
             "seed": self.config.seed,
-            "shape": self._shape(),
+            "shape": dict(self._shape()),
             "seconds": self.seconds,
             "monitor": self.monitor.state_dict(),
+            "score": score,
+            "best": self.best.state_dict(),
         }
         model = checkpoints.model_tensors(self.method)
         return Checkpoint(self.step, model, tensors, scalars, processes, values, self._config_text)
+
+    def _shape(self) -> Shape:
+        return shape(self.config, self.launch, len(self._source))
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is known to be whole; on process 0 (elsewhere the one resumed from)."""
+        return self._saver.last
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -175,7 +176,7 @@ class Trainer:
             True when all steps are done; False when a signal stopped the run after saving.
 
         Raises:
-            DataError, DivergenceError, CollapseError: on all processes.
+            DataError, DivergenceError, CollapseError, StorageError: on all processes.
         """
         if self.step >= self.config.trainer.max_steps:
             return True
@@ -186,6 +187,7 @@ class Trainer:
             with StopRequest() as stop:
                 done = self._loop(stop)
         finally:
+            wait_quietly(self._saver, self.console.warn)
             self._loader.close()
             # Takes the autocast wrapper off again: probes and pictures use the method as it was built.
             self.launch.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
@@ -210,7 +212,8 @@ class Trainer:
         )
         # Several processes need the gradient of each parameter from the first step on.
         steps = 3 if launch.world == 1 else 1
-        self._watch, self._gradients = FiniteWatch(launch.control), optim.GradientCheck(self.groups, steps)
+        self._gradients = optim.GradientCheck(self.groups, steps)
+        self._watch = FiniteWatch(launch.control, optim.weight_norm(self.groups), self.config.trainer.max_weight_growth)
         self._meter = Meter(self.samples_per_step, launch.device)
 
     def _loop(self, stop: StopRequest) -> bool:
@@ -222,27 +225,36 @@ class Trainer:
             self.seconds = before_s + time.perf_counter() - start_s
             self._after_step(window, losses, norm)
             if self._checkpoint_is_due() or stopping:
-                self._watch.check(str(self.last_checkpoint or "none"))
                 self.save()
             if stopping and self.step < self.config.trainer.max_steps:
-                self._meet_bad_samples()
+                self._settle()
                 self.console.message(f"{stop.name or 'a signal'}: saved {self.last_checkpoint}; go on with resume=auto")
                 return False
-        self._meet_bad_samples()
+        self._settle()
         return True
+
+    def _settle(self) -> None:
+        """Nothing is left open: bad samples are noted, figures and checkpoints are on disk."""
+        self._meet_bad_samples()
+        self.launch.control.first(self._saver.wait)
+        self.launch.control.first(self._recorder.check)
 
     def _fetch(self, stop: StopRequest) -> tuple[list[Batch], bool]:
         """The micro-batches of the coming step, and whether any process was asked to stop."""
-        window, failure = [], ""
+        window: list[Batch] = []
+        failure = self._saver.failure() or self._recorder.failure
         try:
             for _ in range(self.config.trainer.accumulation):
                 window.append(self._loader.next())
         except DataError as error:
-            failure = str(error)
+            failure = error
         # One agreement a step: a process that stopped or failed alone would leave the others waiting for ever.
-        stopping, failed = self.launch.control.total([int(bool(stop.name)), int(bool(failure))])
+        here = [bool(stop.name), failure is not None, self._watch.is_broken()]
+        stopping, failed, broken = self.launch.control.total([int(flag) for flag in here])
+        if broken:
+            self._watch.check(str(self.last_checkpoint or "none"))
         if failed:
-            raise DataError(next(filter(None, self.launch.control.gather(failure))))
+            raise next(filter(None, self.launch.control.gather(failure)))
         for batch in window:
             self.quarantine.add(batch.rejected, self.step + 1)
             batch.step = self.step + 1
@@ -313,7 +325,7 @@ class Trainer:
     def _after_step(self, window: list[Batch], losses: list[Losses], norm: Tensor) -> None:
         """Notes, measures, logs; then the checks that may end the run, at the same steps on all processes."""
         self.last_batch = window[-1]
-        self._watch.note(self.step, [loss.total for loss in losses], norm, window)
+        self._watch.note(self.step, [loss.total for loss in losses], norm, optim.weight_norm(self.groups), window)
         log = self.step == 1 or self.step % self.config.trainer.log_every == 0 or self._is_last()
         measure = self._is_measured(self.step)
         probed = self._probed(self._probe) if self._probe is not None and self._probe.is_due(self.step) else {}
@@ -323,14 +335,17 @@ class Trainer:
         measured = self.monitor.observe(self.step, losses[-1].monitor, terms, self._diagnosis()) if measure else {}
         verdict = self.monitor.verdict()
         metrics = {**terms, **(self._figures(norm) if log else {}), **measured, **probed}
+        self.best.note(metrics)
         self._recorder.write(self.step, metrics, verdict.headline if self.config.monitor.every else "")
         if log:
             self._meet_bad_samples()
             self._watch.check(str(self.last_checkpoint or "none"))
         if self.config.monitor.stop_on_collapse and self._anywhere(verdict.state == TOTAL):
-            saved = self.save()
+            self.save()
+            self._settle()
             raise CollapseError(
-                f"{verdict.sentence} Stopped by monitor.stop_on_collapse at step {self.step}; saved {saved}"
+                f"{verdict.sentence} Stopped by monitor.stop_on_collapse at step {self.step}; "
+                f"saved {self.last_checkpoint}"
             )
 
     def _is_measured(self, step: int) -> bool:

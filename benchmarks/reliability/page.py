@@ -1,0 +1,119 @@
+"""Writes RELIABILITY.md from the figures of the other files here: ``python benchmarks/reliability/page.py``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import RESULTS, SUBJECTS, table
+
+HERE = Path(__file__).parent
+PAGE, FURTHER = HERE.parent / "RELIABILITY.md", HERE / "HOSTILE.md"
+
+
+def read(name: str) -> Any:
+    """A result."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def resume() -> Iterator[str]:
+    """Byte comparisons, and other numbers of processes."""
+    yield (HERE / "resume.md").read_text()
+    rows = []
+    for name in SUBJECTS:
+        if not (RESULTS / f"resume-{name}.json").exists():
+            continue
+        for each in read(f"resume-{name}"):
+            cells = [name, each["workers"], each["accumulation"], each["processes"], each["steps"]]
+            cells += [each["killed_after"], each["resumed_from"], len(each["equal"])]
+            rows.append([*cells, ", ".join(each["different"]) or "none"])
+    head = "subject|workers|accumulation|processes|steps|killed after|resumed from|equal files|different files"
+    yield table(head.split("|"), rows)
+    yield (HERE / "worlds.md").read_text()
+    rows = [
+        [e["change"], e["resumed_from"], e["consumed"], "yes" if e["in_order"] else "no", e["lost"], e["repeated"]]
+        for e in read("worlds")
+    ]
+    yield table(["processes x batch", "changed after step", "samples", "in order", "lost", "repeated"], rows)
+
+
+def kills() -> Iterator[str]:
+    """What each series of kills came to."""
+    yield (HERE / "kills.md").read_text()
+    found, rows = read("kills"), []
+    for series in ("direct", "background"):
+        for aim in ("write", "step", "any"):
+            mine = [k for k in found["kills"] if (k["series"], k["aim"]) == (series, aim)]
+            said = [k for k in mine if k["resumed_from"] is not None]
+            rows.append(
+                [
+                    *(series, aim, len(mine), sum(k["inside_write"] for k in mine), sum(k["torn"] for k in mine)),
+                    f"{sum(k['resumed_from'] == k['before'] for k in said)} of {len(said)}",
+                    sum(k["newest"] < k["before"] for k in mine),
+                    max(k["lost"] for k in mine),
+                    ", ".join(found[f"files that differ, {series}"]) or "none",
+                ]
+            )
+    head = "saving|aimed at|kills|inside a write|torn|resumed from the newest|checkpoints lost|most steps lost|"
+    head += "different files"
+    yield table(head.split("|"), rows)
+
+
+def checkpoints() -> Iterator[str]:
+    """Disks, signals, and what saving costs."""
+    yield (HERE / "checkpoints.md").read_text()
+    rows = [
+        [
+            *(e["event"], e["mode"], e["exit_code"], e["seconds"], e["whole"] or "none", e["torn"], e["left"]),
+            ", ".join(e["different"]) or "none",
+        ]
+        for e in read("storage")
+    ]
+    head = "event|saving|exit code|s to the end|whole checkpoints|torn|unfinished|different files after resume"
+    yield table(head.split("|"), rows)
+    lines = dict.fromkeys(f"    {e['said']}" for e in read("storage") if e["exit_code"] == 5)
+    yield "What a failing disk is answered with:\n\n" + "\n".join(lines) + "\n"
+    yield (HERE / "saving_cost.md").read_text()
+    cost = read("saving_cost")
+    yield table(
+        ["trainable weights", "MiB", "direct: s", "background: s that training waits", "s until it is written"],
+        [
+            [name, e["mib"], e["direct_s"], e["background_wait_s"], e["background_whole_s"]]
+            for name, e in cost["rows"].items()
+        ],
+    )
+
+
+def numbers() -> Iterator[str]:
+    """Faults and false alarms."""
+    yield (HERE / "faulty_numbers.md").read_text()
+    found = read("numbers")
+    rows = [
+        [
+            *(e["fault"], e["exit_code"], e["further_steps"] if e["exit_code"] else "not stopped"),
+            *(e["newest_checkpoint"], "yes" if e["all_saved_finite"] else "no", e["said"] or "-"),
+        ]
+        for e in found["faults"]
+    ]
+    head = f"fault at step {found['bad_step']}|exit code|further steps|newest checkpoint|all saved values finite|said"
+    yield table(head.split("|"), rows)
+    yield "Healthy runs, for comparison with `trainer.max_weight_growth=1.25`:\n"
+    yield table(
+        ["subject", "steps", "peak learning rate", "largest growth in one step"],
+        [[e["subject"], e["steps"], e["learning_rate"], e["largest"]] for e in found["healthy"]],
+    )
+
+
+def main() -> None:
+    """The page, and after it what is written beside it."""
+    parts = [(HERE / "head.md").read_text(), *resume(), *kills(), *checkpoints(), *numbers()]
+    if FURTHER.exists():
+        parts.append(FURTHER.read_text())
+    PAGE.write_text("\n".join(parts))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
