@@ -9,6 +9,7 @@ from jepa_core.errors import (
     DataError,
     DivergenceError,
     LaunchError,
+    LostProcessError,
     StorageError,
     UserError,
     print_error,
@@ -19,7 +20,15 @@ from jepa_core.errors import (
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(UserError, 2), (ConfigError, 2), (DataError, 2), (LaunchError, 2), (DivergenceError, 3), (CollapseError, 4)],
+    [
+        (UserError, 2),
+        (ConfigError, 2),
+        (DataError, 2),
+        (LaunchError, 2),
+        (DivergenceError, 3),
+        (CollapseError, 4),
+        (LostProcessError, 6),
+    ],
 )
 def test_exit_codes(error: type[UserError], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_error(error("what went wrong")) == code
@@ -59,6 +68,8 @@ def test_only_value_errors_are_handed_on() -> None:
         (MemoryError(), LaunchError, "trainer.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory."), LaunchError, "trainer.batch_size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), LaunchError, "data.workers"),
+        (RuntimeError("[pair.cc:553] Connection closed by peer [10.0.0.2]:33"), LostProcessError, "resume=auto"),
+        (RuntimeError("Timed out waiting 30000ms for recv operation"), LostProcessError, "another process"),
     ],
 )
 def test_what_a_machine_lacks_is_an_error_for_users(error: Exception, kind: type[UserError], words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,6 +13,13 @@ from pathlib import Path
 
 # What a disk answers that is full, over its quota, read-only, broken, or no longer there.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+
+# What torch.distributed says of a peer that is gone: by the kind of error, or through gloo in a RuntimeError.
+_LOST_NAMES = {"DistBackendError", "DistNetworkError", "DistStoreError"}
+_LOST = re.compile(
+    r"Connection (closed|reset) by peer|Timed out waiting|Broken pipe|Application timeout|heartbeat|Socket Timeout",
+    re.I,
+)
 
 
 class UserError(Exception):
@@ -40,6 +48,12 @@ class DataError(UserError):
 
 class LaunchError(UserError):
     """Devices, processes or memory that are not there."""
+
+
+class LostProcessError(UserError):
+    """Another process of the run, or its machine, is gone."""
+
+    exit_code = 6
 
 
 class StorageError(UserError):
@@ -86,6 +100,11 @@ def resource_error(error: Exception) -> UserError | None:
     # By name: torch is not imported for the sake of a comparison.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
         return LaunchError(f"out of memory: lower trainer.batch_size, and raise trainer.accumulation instead. {text}")
+    if type(error).__name__ in _LOST_NAMES or (isinstance(error, RuntimeError) and _LOST.search(str(error))):
+        return LostProcessError(
+            "another process of this run ended, or its machine cannot be reached; what it says stands in its own "
+            f"log. Start again with resume=auto. {text}"
+        )
     if str(error).startswith("DataLoader worker"):
         return LaunchError(f"a loader process died, often for want of memory: lower data.workers. {error}")
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:

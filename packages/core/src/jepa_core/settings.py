@@ -42,6 +42,8 @@ class TrainerSettings:
         save_in_background: whether a checkpoint is written from a copy in CPU memory while training goes on.
         max_weight_growth: a step that makes the L2 norm of all weights more than this many times what it was ends the
             run (exit code 3); 0 = any growth is allowed.
+        timeout_s: seconds that a process waits for the others before it takes them for lost and ends; more than the
+            probe at the end takes, through which all wait for process 0.
         threads: CPU threads of each training process; ``auto`` (all cores, shared between the processes of a machine;
             a launcher's OMP_NUM_THREADS=1 does not count) or a number.
     """
@@ -59,6 +61,7 @@ class TrainerSettings:
     keep_best: str = "auto"
     save_in_background: bool = False
     max_weight_growth: float = 1.25
+    timeout_s: int = 1800
     threads: str = "auto"
 
 

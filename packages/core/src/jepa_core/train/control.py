@@ -6,6 +6,7 @@ They run on a gloo group of their own: a decision of the host (stop, data failed
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,11 +19,16 @@ Result = TypeVar("Result")
 
 
 class Control:
-    """Small agreements; with one process each is the identity. All processes must call each in the same order."""
+    """Small agreements; with one process each is the identity. All processes must call each in the same order.
 
-    def __init__(self) -> None:
+    Args:
+        timeout_s: seconds after which processes that do not answer are taken for lost.
+    """
+
+    def __init__(self, timeout_s: int = 1800) -> None:
         self.world, self.rank = world(), rank()
-        self._group = dist.new_group(backend="gloo") if self.world > 1 else None
+        patience = timedelta(seconds=timeout_s)
+        self._group = dist.new_group(backend="gloo", timeout=patience) if self.world > 1 else None
 
     def total(self, values: Sequence[int]) -> list[int]:
         """Sum over processes, entry by entry."""

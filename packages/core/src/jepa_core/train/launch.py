@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 
 from jepa_core.data.loader import available_cores
 from jepa_core.errors import LaunchError
@@ -69,7 +75,7 @@ def start(settings: TrainerSettings) -> Launch:
     device, device_reason = choose_device(settings.device, local_world)
     precision, precision_reason = choose_precision(settings.precision, device)
     threads, threads_reason = choose_threads(settings.threads, local_world, os.environ)
-    accelerator = _accelerator(device, precision)
+    accelerator = _accelerator(device, precision, settings.timeout_s)
     torch.set_num_threads(threads)
     _check_device(accelerator, device)
     _check_world(accelerator, expected)
@@ -83,10 +89,10 @@ def start(settings: TrainerSettings) -> Launch:
         ("precision", precision, precision_reason),
         ("threads", str(threads), threads_reason),
     )
-    return Launch(accelerator, Control(), local_world, rows)
+    return Launch(accelerator, Control(settings.timeout_s), local_world, rows)
 
 
-def _accelerator(device: str, precision: str) -> Accelerator:
+def _accelerator(device: str, precision: str, timeout_s: int) -> Accelerator:
     # Accelerate keeps its state in class attributes: a second run in the same Python process starts from a clean one.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -97,7 +103,10 @@ def _accelerator(device: str, precision: str) -> Accelerator:
         mixed_precision="bf16" if precision == "bf16" else "no",
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
+        ],
     )
 
 

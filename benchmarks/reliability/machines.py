@@ -1,0 +1,219 @@
+"""Two machines, tried for real: two network namespaces of one host, joined by a cable that can be pulled.
+
+    sudo python benchmarks/reliability/machines.py --folder <scratch folder>     # Linux, root, about three minutes
+
+Each case trains the example sensor with one process a machine through ``torchrun``: the weights against those of one
+process on the joined batch, a worker that is killed, one that is killed where restarts are allowed, a cable that is
+pulled. Writes ``MACHINES.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples" / "own_modality.py"
+MACHINES = ("jepakit-a", "jepakit-b")
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+CABLES = ("jepakit-va", "jepakit-vb")
+LIMIT_S = 240
+TIMEOUT_S = 30
+STEPS, SAVE_EVERY, KILL_AFTER = 60, 10, 20
+
+
+@contextmanager
+def two_machines() -> Iterator[None]:
+    """Two namespaces with a cable between them."""
+    _remove()
+    for name in MACHINES:
+        _ip("netns", "add", name)
+    _ip("link", "add", CABLES[0], "type", "veth", "peer", "name", CABLES[1])
+    for name, cable, address in zip(MACHINES, CABLES, ADDRESSES, strict=True):
+        _ip("link", "set", cable, "netns", name)
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", cable)
+        _ip("-n", name, "link", "set", cable, "up")
+        _ip("-n", name, "link", "set", "lo", "up")
+    try:
+        yield
+    finally:
+        _remove()
+
+
+def _remove() -> None:
+    for name in MACHINES:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def settings(runs: Path, batch: int) -> list[str]:
+    """The run, the same in every case but for the samples a process takes."""
+    return [
+        f"modality={EXAMPLE}",
+        f"runs_dir={runs}",
+        "name=run",
+        f"trainer.batch_size={batch}",
+        f"trainer.max_steps={STEPS}",
+        f"trainer.checkpoint_every={SAVE_EVERY}",
+        "trainer.device=cpu",
+        "trainer.threads=1",
+        "trainer.log_every=1",
+        f"trainer.timeout_s={TIMEOUT_S}",
+        "data.workers=0",
+        "motion.persons=8",
+        "motion.windows=4",
+        "probe.enabled=false",
+        "logging.trackers=[]",
+        "logging.progress=off",
+        "resume=auto",
+    ]
+
+
+def machine(number: int, runs: Path, restarts: int) -> subprocess.Popen[str]:
+    """One machine's ``torchrun``, in a session of its own."""
+    command = ["ip", "netns", "exec", MACHINES[number], sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", runs.name]
+    command += ["--rdzv_endpoint", f"{ADDRESSES[0]}:29517", "--max_restarts", str(restarts)]
+    # A namespace has no name of its own, by which torchrun would know the host of the meeting.
+    command += [
+        "--rdzv_conf",
+        f"is_host={number == 0}",
+        "--local_addr",
+        ADDRESSES[number],
+        "-m",
+        "jepa_core",
+        "train",
+        *settings(runs, 4),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLES[number]}
+    log = (runs / f"machine-{number}.log").open("w")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a case came to: exit codes and seconds from what was done to it, the last step, words of the logs."""
+
+    codes: tuple[int | None, ...]
+    seconds: tuple[float, ...]
+    steps: int
+    said: tuple[str, ...]
+
+
+def run_case(runs: Path, restarts: int = 0, harm: str = "") -> Ended:
+    """Trains on two machines; ``harm`` is done once a checkpoint stands: ``worker`` or ``cable`` of the second one."""
+    runs.mkdir(parents=True)
+    with two_machines():
+        both = [machine(number, runs, restarts) for number in range(2)]
+        try:
+            if harm:
+                _wait_for(runs / "run" / "checkpoints" / f"step-{KILL_AFTER}", both)
+                _harm(harm, both[1])
+            return _ends(both, runs)
+        finally:
+            # Workers have sessions of their own: all that still has the run's name in its command line.
+            subprocess.run(["pkill", "-9", "-f", f"runs_dir={runs} "], check=False)
+            for process in both:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_for(path: Path, both: list[subprocess.Popen[str]]) -> None:
+    until_s = time.monotonic() + LIMIT_S
+    while not path.exists():
+        if time.monotonic() > until_s or any(process.poll() is not None for process in both):
+            raise SystemExit(f"{path}: expected a checkpoint, got none within {LIMIT_S} s; see the logs beside it")
+        time.sleep(0.02)
+
+
+def _harm(harm: str, second: subprocess.Popen[str]) -> None:
+    if harm == "cable":
+        _ip("-n", MACHINES[1], "link", "set", CABLES[1], "down")
+        return
+    # The worker is the child of torchrun, which ip has become by now.
+    children = subprocess.run(["pgrep", "-P", str(second.pid)], capture_output=True, text=True, check=True).stdout
+    os.kill(int(children.split()[0]), signal.SIGKILL)
+
+
+def _ends(both: list[subprocess.Popen[str]], runs: Path) -> Ended:
+    start_s, ended = time.monotonic(), [float("nan")] * 2
+    while time.monotonic() - start_s < LIMIT_S and any(process.poll() is None for process in both):
+        for number, process in enumerate(both):
+            if process.poll() is not None and ended[number] != ended[number]:
+                ended[number] = time.monotonic() - start_s
+        time.sleep(0.05)
+    ended = [time.monotonic() - start_s if each != each else each for each in ended]
+    steps = [int(path.name.removeprefix("step-")) for path in (runs / "run" / "checkpoints").glob("step-*")]
+    said = [line.strip() for n in range(2) for line in (runs / f"machine-{n}.log").read_text().splitlines()]
+    ours = tuple(dict.fromkeys(line for line in said if line.startswith(("jepa:", "jepa (process"))))
+    return Ended(tuple(process.poll() for process in both), tuple(ended), max(steps, default=0), ours)
+
+
+def one_process(runs: Path) -> Path:
+    """The run without machines: one process takes the joined batch."""
+    command = [sys.executable, "-m", "jepa_core", "train", *settings(runs, 8)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    return runs / "run"
+
+
+def farthest(one: Path, two: Path) -> float:
+    """The largest difference of any weight after the last step."""
+    weights = [load_file(run / "checkpoints" / f"step-{STEPS}" / "model.safetensors") for run in (one, two)]
+    return max(float((weights[0][name].double() - weights[1][name].double()).abs().max()) for name in weights[0])
+
+
+def main() -> None:
+    """All cases, and the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    folder = parser.parse_args().folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    one = one_process(folder / "one")
+    cases = {
+        "nothing": run_case(folder / "two"),
+        "worker of the second machine killed (-9)": run_case(folder / "killed", harm="worker"),
+        "the same, three restarts allowed": run_case(folder / "restarted", restarts=3, harm="worker"),
+        "cable pulled": run_case(folder / "cable", harm="cable"),
+    }
+    lines = [
+        "# Two machines",
+        "",
+        "`python benchmarks/reliability/machines.py`: two network namespaces of one host, gloo, "
+        f"torch {torch.__version__}; {STEPS} steps, a checkpoint every {SAVE_EVERY}, harm after step {KILL_AFTER}. "
+        f"`trainer.timeout_s={TIMEOUT_S}`. Seconds: from there to the end of either machine's `torchrun`, at most "
+        f"{LIMIT_S}.",
+        "",
+        "| what was done | exit codes | seconds | last checkpoint | farthest weight from one process |",
+        "|---|---|---|---|---|",
+    ]
+    for (name, ended), runs in zip(cases.items(), ("two", "killed", "restarted", "cable"), strict=True):
+        far = f"{farthest(one, folder / runs / 'run'):.1e}" if ended.steps == STEPS else "–"
+        codes = ", ".join("still running" if code is None else str(code) for code in ended.codes)
+        seconds = ", ".join(f"{each:.0f}" for each in ended.seconds)
+        lines.append(f"| {name} | {codes} | {seconds} | step {ended.steps} | {far} |")
+    lines += ["", "What jepakit itself said in each case:", ""]
+    lines += [
+        f"- {name}: {' / '.join(f'`{line}`' for line in ended.said) or 'nothing'}" for name, ended in cases.items()
+    ]
+    (HERE / "MACHINES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
