@@ -103,7 +103,7 @@ def test_what_is_refused_is_one_line(
         ("a", "b", "out=page.txt"): ".html",
         ("a", "b", "out=nowhere/page.html"): "no folder",
         ("a", "out=page.html"): "with several runs only",
-        ("a", "steps=3"): "unknown key",
+        ("a", "steps=3"): "expected one of run, out",
     }.items():
         assert main(["report", *arguments]) == 2, arguments
         said = capfd.readouterr().err
