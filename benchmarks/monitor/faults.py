@@ -135,7 +135,9 @@ FAULTS: Mapping[str, Fault] = {
     "momentum 0": Fault(_momentum(0.0), not_for=WEIGHTLESS),
     "stop-gradient alone": Fault(_self_target, not_for=WEIGHTLESS),
     "momentum 1": Fault(_momentum(1.0), (FROZEN,), not_for=WEIGHTLESS),
-    "learning rate x 100": Fault(_healthy, (), settings=("optimizer.lr={lr}", "trainer.clip_norm=0")),
+    "learning rate x 100": Fault(
+        _healthy, (), settings=("optimizer.lr={lr}", "trainer.clip_norm=0", "trainer.max_weight_growth=0")
+    ),
     "constant inputs": Fault(_healthy, (TOTAL, PARTIAL), constant_inputs=True),
     "predictor bypass": Fault(_bypass, (IGNORES, PARTIAL, TOTAL)),
 }

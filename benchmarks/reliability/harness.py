@@ -24,7 +24,7 @@ MEASURED_TIMES = ("time", "samples_per_s", "steps_per_s", "data_wait", "peak_rss
 
 COMMON = [
     *("trainer.device=cpu", "trainer.threads=1", "trainer.log_every=1", "monitor.every=5", "report.samples=0"),
-    *("logging.progress=off", "logging.trackers=[]", "resume=auto"),
+    *("logging.progress=lines", "logging.lines_every=100000", "logging.trackers=[]", "resume=auto"),
 ]
 _SMALL = ["vision.encoder.size=nano", "vision.predictor.width=64", "vision.predictor.depth=1"]
 
@@ -90,7 +90,7 @@ def command(subject: Subject, settings: Sequence[str], processes: int = 1) -> li
 
 
 def start(words: Sequence[str], log: Path, more: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Starts a command in a session of its own; what it says is added to ``log``."""
+    """Starts a command in a process group of its own; what it says is added to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JEPA_")}
     with log.open("ab") as out:
@@ -99,7 +99,7 @@ def start(words: Sequence[str], log: Path, more: dict[str, str] | None = None) -
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**kept, "OMP_NUM_THREADS": "1", **(more or {})},
-            start_new_session=True,
+            process_group=0,
         )
 
 

@@ -23,8 +23,8 @@ from harness import RESULTS, SUBJECTS, Subject, command, compare, contents, kill
 
 from jepa_core.train import checkpoint as checkpoints
 
-SERIES = {"direct": ([], 44), "background": (["trainer.save_in_background=true"], 20)}
-EVERY, STEPS = 3, 900
+SERIES = {"direct": ([], 36), "background": (["trainer.save_in_background=true"], 16)}
+EVERY, STEPS = 3, 450
 PATIENCE_S = 60
 
 
@@ -57,18 +57,30 @@ def wait_to_strike(aim: str, run_dir: Path, process: subprocess.Popen[bytes], dr
     """Returns at the moment of the kill."""
     deadline_s = time.monotonic() + PATIENCE_S
     folder, logged = run_dir / "checkpoints", last_logged(run_dir)
+    old = unfinished(folder)
 
     def is_time() -> bool:
         if aim == "write":
-            return any(folder.glob(".step-*.partial"))
+            return bool(unfinished(folder) - old)
         return last_logged(run_dir) > logged
 
     if aim == "any":
-        time.sleep(draw.uniform(0, 8))
+        time.sleep(draw.uniform(0, 6))
         return
     while not is_time() and process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.001 if aim == "write" else 0.01)
     time.sleep(draw.uniform(0, 0.02 if aim == "write" else 0.6))
+
+
+def unfinished(folder: Path) -> set[tuple[str, int]]:
+    """Folders of writes that have not come to their end, told apart from those of an earlier process by inode."""
+    found = set()
+    for path in folder.glob(".step-*.partial"):
+        try:
+            found.add((path.name, path.stat().st_ino))
+        except FileNotFoundError:  # renamed meanwhile
+            continue
+    return found
 
 
 def whole_and_torn(run_dir: Path) -> tuple[list[int], int]:
@@ -87,14 +99,14 @@ def strike(series: str, words: list[str], run_dir: Path, aim: str, draw: random.
     """Starts, waits, kills, looks at what is left."""
     log = run_dir.with_suffix(".log")
     log.unlink(missing_ok=True)
-    before = max(whole_and_torn(run_dir)[0], default=0)
+    before, old = max(whole_and_torn(run_dir)[0], default=0), unfinished(run_dir / "checkpoints")
     process = start(words, log)
     wait_to_strike(aim, run_dir, process, draw)
     if process.poll() is not None:
         raise SystemExit(f"the process ended before it was killed:\n{log.read_text()[-3000:]}")
     kill(process)
     whole, torn = whole_and_torn(run_dir)
-    left = any((run_dir / "checkpoints").glob(".step-*.partial"))
+    left = bool(unfinished(run_dir / "checkpoints") - old)
     said = re.search(r"at step (\d+)", log.read_text(errors="replace"))
     newest = max(whole, default=0)
     lost = max(0, last_logged(run_dir) - newest)

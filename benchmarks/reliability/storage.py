@@ -90,7 +90,7 @@ def row(event: str, mode: str, runs: Path, words: list[str], act: Callable[..., 
     wait_for_step(run_dir, SUBJECT.every, process, log)
     mend = act(run_dir, process)
     code, seconds = ending(process)
-    said = log.read_text(errors="replace").strip().splitlines()[-1]
+    said = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
     if mend is not None:
         mend()
     whole, torn = whole_and_torn(run_dir)

@@ -86,7 +86,7 @@ def test_a_write_that_was_cut_off_is_no_checkpoint(tmp_path: Path, monkeypatch: 
 
 
 def test_a_disk_that_does_not_take_it_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(OSError, match=r"model.safetensors: .*No such file"):
         checkpoints._save_tensors({"w": torch.ones(1)}, tmp_path / "nowhere" / "model.safetensors")
 
 

@@ -161,7 +161,7 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
     except SafetensorError as error:  # a full disk, for example; the library does not raise an OSError for it
-        raise OSError(f"{path} cannot be written: {error}") from error
+        raise OSError(f"{path.name}: {error}") from error
     # The library lets nobody but the owner read what it writes; the folder has the rights that the user's umask gives.
     path.chmod(path.parent.stat().st_mode & 0o666)
 
