@@ -268,7 +268,7 @@ def write_text(name: str) -> Callable[[Path], object]:
     ("write", "message"),
     [
         (lambda path: None, "expected files of one kind of .*got none"),
-        (write_objects, "video: refused: it holds Python objects"),
+        (write_objects, "refused: .*it holds Python objects"),
         (write_pickle, "expected a file of numpy.savez"),
         (write_mixed, "expected files of one kind"),
         (write_twice, "expected each episode once, got video in a.npz and b.npz"),

@@ -132,8 +132,14 @@ def _validate_section(path: str, section: Any) -> None:
         raise ConfigError(f"{path}{'.' if of_a_key else ': '}{message}") from error
 
 
+LONGEST_NAME = 200
+"""No name is longer, and comparing takes the square of the length."""
+
+
 def hint(name: str, names: Sequence[str]) -> str:
     """``"; did you mean x?"``, or nothing when no name is near."""
+    if len(name) > LONGEST_NAME:
+        return ""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 

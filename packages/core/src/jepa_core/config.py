@@ -13,8 +13,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jepa_core.checks import RULES, hint, validate_run
+from jepa_core.checks import LONGEST_NAME, RULES, hint, validate_run
 from jepa_core.errors import ConfigError
+from jepa_core.plain_yaml import check_yaml
 from jepa_core.schema import Key, keys
 from jepa_core.settings import RunSettings
 
@@ -100,8 +101,11 @@ def recipe_layers(recipe: Traversable) -> list[Layer]:
 
 def _read_recipe(recipe: Traversable) -> dict[str, Any]:
     try:
-        values = OmegaConf.to_container(OmegaConf.create(recipe.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        text = recipe.read_text(encoding="utf-8")
+        check_yaml(text)
+        values = OmegaConf.to_container(OmegaConf.create(text))
+    # A ValueError is bytes that are no text, a number of thousands of digits, or what check_yaml refuses.
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"recipe {recipe.name}: expected a YAML file, got {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {recipe.name}: expected keys and values, got a list")
@@ -209,6 +213,8 @@ def nearest_key(path: str, known: Iterable[str]) -> str | None:
         tail = difflib.SequenceMatcher(None, path.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return max(whole, 0.95 * tail)
 
+    if len(path) > LONGEST_NAME:
+        return None
     best = max(known, key=likeness, default=None)
     return best if best is not None and likeness(best) >= 0.6 else None
 

@@ -13,13 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.lattice import Lattice
+from jepa_core.one_line import one_line
 from jepa_core.results import Measurement as Measurement
 from jepa_core.results import Picture as Picture
 from jepa_core.results import ProbeTable as ProbeTable
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; the loader puts it in quarantine with this reason and goes on."""
+    """A sample that cannot be used; the loader puts it in quarantine with this reason and goes on.
+
+    The reason is one line, see :func:`jepa_core.one_line.one_line`.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(one_line(reason))
 
 
 # Data

@@ -21,19 +21,21 @@ _LOST = re.compile(
     re.I,
 )
 
+from jepa_core.one_line import one_line
+
 
 class UserError(Exception):
     """Something the user can mend.
 
     Args:
-        message: one line: what, expected, got, how to mend. Line breaks become spaces.
+        message: one line: what, expected, got, how to mend; see :func:`jepa_core.one_line.one_line`.
         exit_code: of the command; None = the class's own.
     """
 
     exit_code: int = 2
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
         if exit_code is not None:
             self.exit_code = exit_code
 

@@ -216,13 +216,14 @@ def recorded_boxes(path: Path) -> Boxes | None:
     wanted = ("frame", "class", *_BOX_COLUMNS)
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
-        if missing := [name for name in wanted if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{table}: expected the columns {', '.join(wanted)}, got none called {', '.join(missing)}")
         try:
-            rows = [row for row in reader if int(row["frame"]) == int(frame)]
+            missing = [name for name in wanted if name not in (reader.fieldnames or ())]
+            rows = [] if missing else [row for row in reader if int(row["frame"]) == int(frame)]
             values = np.array([[float(row[name]) for name in _BOX_COLUMNS] for row in rows], dtype=np.float32)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, csv.Error) as error:
             raise ValueError(f"{table}: expected frame numbers and metres, but {error}") from None
+    if missing:
+        raise ValueError(f"{table}: expected the columns {', '.join(wanted)}, got none called {', '.join(missing)}")
     return Boxes(values.reshape(-1, 7), tuple(row["class"] for row in rows))
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepa_core.contracts import BadSample
+from jepa_core.data.archives import BROKEN, array_members, check_member
 from jepa_lidar.point_files import Columns, Unreadable, read_pcd_columns, read_ply_columns
 
 FORMATS = (".pcd.bin", ".bin", ".pcd", ".ply", ".npz")  # the longest ending first
@@ -39,7 +39,6 @@ _SIGNATURES = (
     (b"<html", "a web page"),
 )
 _OWN_SIGNATURE = {".pcd": "a PCD file", ".ply": "a PLY file", ".npz": "a zip archive"}
-_BROKEN = (ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -192,8 +191,8 @@ def _read_npz(path: Path) -> _Raw:
     """Compact scans: xyz int16 ``(3, N)`` times ``scale`` in metres, intensity uint8 in hundredths."""
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {info.filename.removesuffix(".npy"): _read_member(archive, info) for info in archive.infolist()}
-    except (*_BROKEN, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            arrays = {name: _read_member(archive, info) for name, info in array_members(archive).items()}
+    except BROKEN as error:
         raise Unreadable(f"expected an .npz with xyz, intensity, scale, got a broken archive: {error}") from None
     shapes = {name: array.shape for name, array in arrays.items()}
     xyz, intensity, scale = (arrays.get(name) for name in ("xyz", "intensity", "scale"))
@@ -211,27 +210,14 @@ def _read_npz(path: Path) -> _Raw:
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """One array of an archive, after its header was held against the bytes the archive holds for it."""
+    shape = check_member(archive, info)
+    if math.prod(shape) > 8 * MAX_POINTS:
+        raise Unreadable(f"expected at most {MAX_POINTS} points, got {info.filename} of shape {shape}")
     with archive.open(info) as file:
-        dtype, shape, header = _npy_header(file)
-    count = math.prod(shape)
-    if dtype.hasobject or dtype.kind not in "biuf" or count > 8 * MAX_POINTS:
-        raise Unreadable(f"expected plain numbers in {info.filename}, got {dtype} of shape {shape}")
-    if header + count * dtype.itemsize != info.file_size:
-        raise Unreadable(
-            f"expected {count * dtype.itemsize} bytes for {info.filename} {dtype}{list(shape)}, "
-            f"got {info.file_size - header} bytes"
-        )
-    with archive.open(info) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _npy_header(file: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], int]:
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise Unreadable(f"expected .npy version 1.0 or 2.0, got {version}")
-    shape, _, dtype = readers[version](file)
-    return dtype, shape, file.tell()
+        found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    if found.dtype.kind not in "biuf":
+        raise Unreadable(f"expected plain numbers in {info.filename}, got {found.dtype} of shape {shape}")
+    return found
 
 
 _READERS: Mapping[str, Callable[[Path], _Raw]] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_core.data.archives import read_npz
 from jepa_core.data.find import find_media
 from jepa_core.data.media_folders import files_of
 from jepa_core.data.records import Columns, split_of
@@ -107,11 +106,7 @@ def _list_arrays(files: Sequence[Path]) -> ImageList:
 
 
 def _load_arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files if name in ("images", "labels")}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: expected an .npz file of plain arrays, got {error}") from None
+    found = read_npz(path, lambda name: name in ("images", "labels"))
     images = found.get("images")
     if (
         images is None

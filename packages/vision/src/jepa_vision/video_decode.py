@@ -248,6 +248,9 @@ class _Video:
             raise BadSample(f"{self._name}: no video stream, expected one (sound alone is no video)")
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
+        if context is None:
+            container.close()
+            raise BadSample(f"{self._name}: a codec that is not known, or damaged where it is named")
         if context.width * context.height > _MOST_PIXELS:
             container.close()
             raise BadSample(f"{self._name}: frames of {context.width} x {context.height}, expected at most 2^26 pixels")

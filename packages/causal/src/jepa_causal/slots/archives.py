@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_core.contracts import BadSample
+from jepa_core.data.archives import BROKEN, array_members, check_member
 from jepa_core.errors import DataError
 
 PARTS = ("slots", "actions", "proprio", "present")
@@ -80,41 +80,37 @@ class NpzFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = PerProcess(_open_npz, path)
-        found = self._file()
-        self._keys, self.shapes = sorted_into_episodes(path, {key: _npy_shape(found, key) for key in found.files})
+        self._keys, self.shapes = sorted_into_episodes(path, _npy_shapes(self._file(), path))
 
     def read(self, episode_id: str) -> Arrays:
         """See :class:`Container`."""
         try:
-            return {part: self._file()[key] for part, key in self._keys[episode_id].items()}
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            return {part: _array(self._file(), key) for part, key in self._keys[episode_id].items()}
+        except BROKEN as error:
             raise BadSample(f"{episode_id} of {self.path.name}: damaged: {one_line(error)}") from None
 
 
 def _open_npz(path: Path) -> Any:
-    if path.is_file() and not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
-        raise DataError(f"{path}: expected a file of numpy.savez, got another or a part of one; write it again")
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: expected a file of numpy.savez, got {one_line(error)}") from None
-
-
-def _npy_shape(found: Any, key: str) -> tuple[int, ...]:
-    """The shape of a member from its header; nothing else of it is read."""
-    try:
-        with found.zip.open(f"{key}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(member)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{found.zip.filename}: {key}: expected an array of numbers, got {one_line(error)}") from None
-    if dtype.hasobject:
+        return zipfile.ZipFile(path)
+    except BROKEN as error:
         raise DataError(
-            f"{found.zip.filename}: {key}: refused: it holds Python objects (a pickle); save each episode as an array "
-            "of float32 [T, K, D]"
-        )
-    return tuple(int(size) for size in shape)
+            f"{path}: expected a file of numpy.savez, got another or a part of one ({error}); write it again"
+        ) from None
+
+
+def _npy_shapes(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the members from their headers; nothing else of them is read."""
+    try:
+        return {key: check_member(archive, info) for key, info in array_members(archive).items()}
+    except BROKEN as error:
+        raise DataError(f"{path}: refused: expected arrays of float32 [T, K, D], got {error}") from None
+
+
+def _array(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
+    with archive.open(f"{key}.npy") as file:
+        found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return found
 
 
 class SafetensorsFile:
@@ -136,7 +132,12 @@ class SafetensorsFile:
 
     def read(self, episode_id: str) -> Arrays:
         """See :class:`Container`."""
-        tensors = {part: self._file().get_tensor(key) for part, key in self._keys[episode_id].items()}
+        from safetensors import SafetensorError
+
+        try:
+            tensors = {part: self._file().get_tensor(key) for part, key in self._keys[episode_id].items()}
+        except (SafetensorError, *BROKEN) as error:
+            raise BadSample(f"{episode_id} of {self.path.name}: damaged: {one_line(error)}") from None
         # numpy knows no bfloat16.
         return {part: (t.float() if t.is_floating_point() else t).numpy() for part, t in tensors.items()}
 
@@ -146,7 +147,7 @@ def _open_safetensors(path: Path) -> Any:
 
     try:
         return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
+    except (SafetensorError, *BROKEN) as error:
         raise DataError(f"{path}: expected a safetensors file, got {one_line(error)}") from None
 
 

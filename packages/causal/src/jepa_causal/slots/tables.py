@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from jepa_causal.slots.archives import PARTS, Arrays, PerProcess, one_line
 from jepa_core.contracts import BadSample
+from jepa_core.data.archives import BROKEN
 from jepa_core.errors import DataError
 
 _SLOT = re.compile(r"slot_(\d+)")
@@ -99,7 +100,7 @@ class ParquetFile:
             names = [name for columns in self._columns.values() for name in columns]
             try:
                 self._held = (group, self._file().read_row_group(group, columns=names))
-            except (_arrow_error(), OSError) as error:
+            except (_arrow_error(), *BROKEN) as error:
                 raise ValueError(f"damaged: {one_line(error)}") from None
         return self._held[1]
 
@@ -136,7 +137,7 @@ def _open(path: Path) -> Any:
 
     try:
         return pq.ParquetFile(path)
-    except (_arrow_error(), OSError) as error:
+    except (_arrow_error(), *BROKEN) as error:
         raise DataError(f"{path}: expected a Parquet file, got {one_line(error)}") from None
 
 
@@ -170,7 +171,10 @@ def _check_type(path: Path, name: str, kind: Any) -> None:
 
 def _runs(path: Path, found: Any) -> dict[str, _Run]:
     """The rows of each episode, in the order of the file."""
-    table = found.read(columns=["episode", "step"])
+    try:
+        table = found.read(columns=["episode", "step"])
+    except (_arrow_error(), *BROKEN) as error:
+        raise DataError(f"{path}: expected a whole Parquet file, got {one_line(error)}; write it again") from None
     if not table.num_rows:
         raise DataError(f"{path}: expected rows of episodes, got none")
     if table["episode"].null_count or table["step"].null_count:

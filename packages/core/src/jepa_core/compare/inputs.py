@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_core.checks import hint
+from jepa_core.data.archives import BROKEN, read_npy, read_npz
 from jepa_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -175,14 +176,13 @@ def load(path: str | Path, pooling: str | None = None) -> Features:
         return _load_parquet(path, pooling)
     try:
         if path.suffix == ".npy":
-            return from_array(np.load(path, allow_pickle=False), path.stem)
+            return from_array(read_npy(path), path.stem)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as held:
-                return _from_arrays(dict(held), path, {})
+            return _from_arrays(read_npz(path), path, {})
         if path.suffix == ".safetensors":
             return _load_safetensors(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: expected a whole {path.suffix} file, got {' '.join(str(error).split())}") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: expected a whole {path.suffix} file, got {error}") from None
     raise DataError(f"{path}: expected a table that ends in {', '.join(SUFFIXES)}, got {path.suffix or 'no ending'}")
 
 
@@ -204,7 +204,7 @@ def _load_safetensors(path: Path) -> Features:
         with safe_open(path, framework="np") as held:
             arrays = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
             return _from_arrays(arrays, path, held.metadata() or {})
-    except SafetensorError as error:
+    except (SafetensorError, *BROKEN) as error:
         raise DataError(f"{path}: expected a whole .safetensors file, got {error}") from None
 
 

@@ -138,7 +138,7 @@ def _read_csv(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
         try:
             head = tuple(reader.fieldnames or ())
             return head, [{key: value for key, value in row.items() if key is not None} for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, ValueError) as error:
             raise ValueError(f"{path}: expected a table of comma-separated UTF-8 text, got {error}") from None
 
 

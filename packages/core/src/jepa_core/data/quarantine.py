@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jepa_core.errors import ConfigError, DataError, disk_errors_are_users
+from jepa_core.plain_json import parse_json
 
 Gather = Callable[[object], list]
 
@@ -109,8 +110,8 @@ def _read(path: Path) -> dict[str, str]:
     bad = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # a line torn by a kill: the sample is found and written again
+            entry = parse_json(line)
+        except ValueError:  # a line torn by a kill: the sample is found and written again
             continue
         bad[entry["sample_id"]] = entry["reason"]
     return bad

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jepa_core.data.archives import most_unpacked
 from jepa_core.data.media_folders import files_of
 from jepa_core.data.records import Columns, Media, Record, RecordList, first_of, numbered, relabelled, split_of
+from jepa_core.plain_json import parse_json
 
 _SHARD = re.compile(r"\.(tar|tar\.gz|tgz)$")
+_BESIDE_BYTES = 2**20
+"""Of a ``.cls`` or ``.json``: it is read when the shard is listed."""
+_BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ class _Member:
     read: Slice | Held
 
 
+# What a header that lies makes tarfile and its decompressors raise besides.
+_BROKEN = (zlib.error, MemoryError, OverflowError, RecursionError, KeyError, IndexError, TypeError, AttributeError)
+
+
 def shards_of(path: Path) -> list[Path]:
     """The tar shards of a folder in the order of their names, or the one that ``path`` is."""
     return files_of(path, lambda name: _SHARD.search(name) is not None)
@@ -69,7 +78,8 @@ def list_shards(root: Path, shards: Sequence[Path], media: Media[Any], columns: 
     - compressed shards are held in memory whole, others are read where they lie.
 
     Raises:
-        ValueError: a shard that is torn, labels that do not fit, or two media files of one key.
+        ValueError: a shard that is torn, labels that do not fit, two media files of one key, a media file that is a
+            link, a device or sparse, one whose name leads out of the shard, or a compressed shard that is a bomb.
     """
     records = [record for shard in shards for record in _one_shard(shard, media, columns)]
     if not columns.label_is_named:
@@ -114,22 +124,45 @@ def _one_shard(shard: Path, media: Media[Any], columns: Columns) -> Iterator[Rec
 def _members(shard: Path, media: Media[Any]) -> list[_Member]:
     """The media files of one tar, read later where the tar is not compressed, and what belongs beside them."""
     members = []
+    size, held = shard.stat().st_size, 0
     try:
         with tarfile.open(shard, "r:*") as archive:
             compressed = _is_compressed(shard)
             for entry in archive:
+                held += entry.size + _BLOCK_BYTES
+                _refuse_sizes(entry, held, most_unpacked(size) if compressed else size)
                 folder, _, name = entry.name.removeprefix("./").rpartition("/")
                 stem, dot, ending = name.partition(".")
                 extension = (dot + ending).lower()
                 is_media = extension in media.extensions
-                if not entry.isfile() or not (is_media or extension in media.beside):
+                if entry.isdir() or not (is_media or extension in media.beside):
                     continue
+                _refuse_kind(entry, is_media)
                 later = is_media and not compressed
                 read = Slice(shard, entry.offset_data, entry.size) if later else Held(_content(archive, entry))
                 members.append(_Member(f"{folder}/{stem}" if folder else stem, extension, read))
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except tarfile.ReadError as error:  # it tells of each compression that the file has not, in a line of its own
+        said = "no tar, or a damaged one" if "\n" in str(error) else str(error)
+        raise ValueError(f"{shard}: expected a whole tar shard, got {said}; copy it again") from None
+    except (tarfile.TarError, EOFError, OSError, ValueError, *_BROKEN) as error:
         raise ValueError(f"{shard}: expected a whole tar shard, got {error}; copy it again") from None
     return members
+
+
+def _refuse_sizes(entry: tarfile.TarInfo, held: int, most: int) -> None:
+    """Nothing is read before this: sizes stand in headers, which may claim anything."""
+    if entry.size < 0 or held > most:
+        raise ValueError(f"{entry.name!r} of {entry.size} bytes where the shard has room for {most} in all")
+
+
+def _refuse_kind(entry: tarfile.TarInfo, is_media: bool) -> None:
+    """Nothing is ever unpacked to a disk; what asks for it by its name or kind comes from nobody who means well."""
+    if not entry.isfile() or entry.issparse():
+        raise ValueError(f"{entry.name!r}, which is a link, a device or sparse, and no plain file")
+    if entry.name.startswith("/") or ".." in entry.name.split("/"):
+        raise ValueError(f"{entry.name!r}, a name that leads out of the shard")
+    if not is_media and entry.size > _BESIDE_BYTES:
+        raise ValueError(f"{entry.name!r} of {entry.size} bytes, expected at most {_BESIDE_BYTES}")
 
 
 def _is_compressed(shard: Path) -> bool:
@@ -146,7 +179,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _class_number(shard: Path, member: _Member) -> int:
     content = member.read()
     try:
-        return int(content)
+        return int(content[:20])
     except ValueError:
         raise ValueError(f"{shard}: expected a class number in {member.key}.cls, got {content[:40]!r}") from None
 
@@ -155,7 +188,7 @@ def _fields(shard: Path, member: _Member) -> Mapping[str, str]:
     """The texts and numbers of a ``.json``; lists and objects name no class."""
     content = member.read()
     try:
-        found = json.loads(content)
+        found = parse_json(content)
     except ValueError:
         found = None
     if not isinstance(found, dict):

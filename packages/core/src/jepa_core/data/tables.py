@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,16 @@ from typing import Any
 
 from jepa_core.contracts import BadSample
 from jepa_core.data.records import Columns, Label, Media, Record, RecordList, first_of, number_labels, split_of
+from jepa_core.plain_json import parse_json
 
 HELD_BYTES = 256 * 2**20
 """Row groups that a process keeps after reading them."""
 LARGEST_GROUP_BYTES = 2**30
+MOST_ROWS_A_BYTE = 1
+"""A row holds a medium, so that a file has fewer rows than bytes; a footer may claim any number of empty ones."""
+_ROWS_AT_ONCE = 64
+# What a file that lies makes pyarrow raise besides its own exceptions.
+BROKEN = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError, AttributeError)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -84,10 +89,16 @@ class _Table:
         wanted = list(dict.fromkeys([*self.fields, *([self.label] if self.label else [])]))
         if not wanted:
             return [(None, {})] * sum(self.groups)
+        import pyarrow
         import pyarrow.parquet
 
-        with pyarrow.parquet.ParquetFile(self.path) as file:
-            rows = file.read(columns=wanted, use_threads=False).to_pylist()
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                rows = file.read(columns=wanted, use_threads=False).to_pylist()
+        except (OSError, *BROKEN, pyarrow.ArrowException) as error:
+            raise ValueError(f"{self.path}: expected a whole Parquet file, got {error}; copy it again") from None
+        if len(rows) != sum(self.groups):
+            raise ValueError(f"{self.path}: expected {sum(self.groups)} rows, got {len(rows)}; copy it again")
         return [(row[self.label] if self.label else None, self._fields(row)) for row in rows]
 
     def _fields(self, row: Mapping[str, Any]) -> dict[str, str]:
@@ -130,11 +141,24 @@ class RowGroups:
 
             with pyarrow.parquet.ParquetFile(table.path, metadata=self._footers.get(table.path)) as file:
                 self._footers[table.path] = file.metadata
-                self._held[key] = file.read_row_group(group, columns=[table.content], use_threads=False).column(0)
+                self._held[key] = _content_of(file, group, table.content)
             while len(self._held) > 1 and sum(column.nbytes for column in self._held.values()) > HELD_BYTES:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
+
+
+def _content_of(file: Any, group: int, content: str) -> Any:
+    """The files of a row group, batch by batch: a dictionary of one large file can stand for any number of rows."""
+    import pyarrow
+
+    found, size = [], 0
+    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[content], use_threads=False):
+        size += batch.nbytes
+        if size > LARGEST_GROUP_BYTES:
+            raise ValueError(f"expected at most {LARGEST_GROUP_BYTES} bytes in a row group, got more")
+        found.append(batch.column(0))
+    return pyarrow.chunked_array(found)
 
 
 @dataclass(frozen=True)
@@ -152,7 +176,7 @@ class _Row:
         place = f"{self.table.path}, row group {self.group}"
         try:
             value = self.groups.column(self.table, self.group)[self.row].as_py()
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, *BROKEN, pyarrow.ArrowException) as error:
             raise BadSample(f"{place}: cannot be read: {error}") from None
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
@@ -173,9 +197,10 @@ def _open_table(path: Path, media: Media[Any], columns: Columns) -> _Table:
         with pyarrow.parquet.ParquetFile(path) as file:
             metadata, schema = file.metadata, file.schema_arrow
         features = _features(schema.metadata)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
+    except (OSError, *BROKEN, pyarrow.ArrowException) as error:
         raise ValueError(f"{path}: expected a whole Parquet file, got {error}; copy it again") from None
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    _check_rows(path, [group.num_rows for group in groups])
     _check_sizes(path, media, [group.total_byte_size for group in groups])
     content = _only_column(path, features, schema.names, (media.column,), media.feature)
     if content is None:
@@ -194,6 +219,12 @@ def _open_table(path: Path, media: Media[Any], columns: Columns) -> _Table:
     )
 
 
+def _check_rows(path: Path, rows: Sequence[int]) -> None:
+    most = MOST_ROWS_A_BYTE * path.stat().st_size
+    if min(rows, default=0) < 0 or sum(rows) > most:
+        raise ValueError(f"{path}: expected at most {most} rows in a file of as many bytes, got {sum(rows)}")
+
+
 def _check_sizes(path: Path, media: Media[Any], sizes: Sequence[int]) -> None:
     largest = max(sizes, default=0)
     if largest > LARGEST_GROUP_BYTES:
@@ -205,7 +236,7 @@ def _check_sizes(path: Path, media: Media[Any], sizes: Sequence[int]) -> None:
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     """What ``datasets`` wrote into the schema: feature by column."""
-    written = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    written = parse_json((metadata or {}).get(b"huggingface", b"{}"))
     features = written.get("info", {}).get("features", {})
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 

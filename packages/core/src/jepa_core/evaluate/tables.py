@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_core.checks import hint
+from jepa_core.data.tables import BROKEN
 from jepa_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _row_groups(file: Path) -> Iterator[_Group]:
                 table = table.rename_columns([ours[name] for name in table.column_names])
                 if table.num_rows:
                     yield _Group(table, file, decoded_metadata(stored))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, *BROKEN) as error:
         raise DataError(f"{file}: expected a whole Parquet file, got {' '.join(str(error).split())}") from None
 
 
@@ -244,7 +245,11 @@ def decoded_metadata(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
 
 def _read_part(group: _Group, origin: str) -> EmbeddingTable:
     table = group.table
-    columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in _COLUMNS if name in table.column_names}
+    try:
+        known = [name for name in _COLUMNS if name in table.column_names]
+        columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in known}
+    except BROKEN as error:  # text that is no UTF-8
+        raise DataError(f"{group.file}: expected a whole Parquet file, got {error}") from None
     names = columns.pop("sample_id")
     if any(name is None for name in names):
         raise DataError(f"{group.file}: expected a sample_id in every row, got rows without")

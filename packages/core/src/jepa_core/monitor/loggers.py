@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jepa_core.plain_json import parse_json
+
 RESERVED = ("step", "time", "nonfinite")
 
 
@@ -94,11 +96,11 @@ def _encode(step: int, metrics: Mapping[str, float]) -> str:
 
 def _decode(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise ValueError("no object with a whole-number step")
         restored = {name: float(value) for name, value in row.pop("nonfinite", {}).items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:
         what = f"expected a JSON object with a step ({error}); mend or delete it"
         raise ValueError(f"{path}, line {number}: {what}") from error
     return {**row, **restored}

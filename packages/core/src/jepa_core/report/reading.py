@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 import yaml
 
 from jepa_core.monitor.loggers import read_metrics
+from jepa_core.plain_json import parse_json
+from jepa_core.plain_yaml import check_yaml
 from jepa_core.recipe_record import FILE
 from jepa_core.results import picture_format
 
@@ -83,8 +84,9 @@ def _read(run: Run, name: str, meaning: str, reader: Callable[[Path], Any]) -> A
 
 def _settings(run: Run) -> dict[str, Any]:
     try:
+        check_yaml(run.config)
         found = yaml.safe_load(run.config)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         found = None
     if run.config and not isinstance(found, dict):
         run.missing.append(("config.yaml", "it holds no keys and values; it is shown as it stands"))
@@ -103,14 +105,14 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    content = json.loads(_text(path))
+    content = parse_json(_text(path))
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")
     return content
 
 
 def _json_list(path: Path) -> list[Any]:
-    content = json.loads(_text(path))
+    content = parse_json(_text(path))
     if not isinstance(content, list):
         raise ValueError("expected a JSON list")
     return content
@@ -120,7 +122,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             rows.append(row if isinstance(row, dict) else {"entry": row})
         except ValueError:
             warnings.warn(f"line {number} is broken and left out", stacklevel=2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jepa_core.plain_json import parse_json
 from jepa_core.thumbnails import Inlined, inlined
 
 FILE, FOLDER = "samples.json", "pictures/samples"
@@ -51,7 +51,7 @@ def samples_page(folder: Path, missing: list[tuple[str, str]]) -> dict[str, Any]
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         if "error" in found:
             return {"error": str(found["error"])}
         return _page(found, _Pictures(folder, missing))

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jepa_core.errors import UserError, disk_errors_are_users
+from jepa_core.plain_json import parse_json
 
 FORMAT_VERSION = 1
 """Of the folder: raised when an older version of this file could no longer read what this one writes."""
 _MANIFEST = "manifest.json"
+
+
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
 
 
 class CheckpointError(UserError):
@@ -210,15 +215,16 @@ def newest(run_dir: Path, warn: Callable[[str], None]) -> Path:
 def check(folder: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint; raises when a file is missing or changed, or the format is newer."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = parse_json((folder / _MANIFEST).read_text())
         version, sums = int(manifest["format_version"]), dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise _Torn(f"{_MANIFEST} cannot be read: {type(error).__name__}") from None
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{folder}: format {version} is newer than {FORMAT_VERSION} here: install a newer jepa-core"
         )
     for name, expected in sums.items():
+        _refuse_elsewhere(folder, name)
         if not (folder / name).is_file():
             raise _Torn(f"{name} is missing")
         try:
@@ -227,7 +233,34 @@ def check(folder: Path) -> dict[str, Any]:
             raise _Torn(f"{name} cannot be read: {error.strerror}") from None
         if found != expected:
             raise _Torn(f"{name} differs from its checksum")
-    return manifest
+    _refuse_unlisted(folder, sums)
+    return {**manifest, "sha256": sums}
+
+
+def _refuse_elsewhere(folder: Path, name: str) -> None:
+    """A checkpoint may come from a stranger: it is its own files, and says nothing of others of this machine."""
+    if Path(name).name != name or (folder / name).is_symlink():
+        raise CheckpointError(f"{folder}: refused: expected files of its own in {_MANIFEST}, got {name!r}")
+
+
+def _refuse_unlisted(folder: Path, sums: Mapping[str, Any]) -> None:
+    """What no checksum speaks of is not believed."""
+    present = {path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".yaml")}
+    unlisted = sorted(present - set(sums) - {_MANIFEST})
+    if unlisted:
+        raise _Torn(f"{unlisted[0]} has no checksum")
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Checksums tell a torn file, not one that somebody made; whatever it makes the reading of it raise is one line."""
+    try:
+        yield
+    except (SafetensorError, OSError, *_BROKEN) as error:
+        raise CheckpointError(
+            f"{folder}: its checksums are right and it cannot be read ({type(error).__name__}: {error}): it was not "
+            "written by this library; use another checkpoint"
+        ) from None
 
 
 def load(folder: Path) -> Checkpoint:
@@ -242,13 +275,18 @@ def load(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder} is torn ({reason}): resume from another checkpoint, or from the run folder"
         ) from None
-    state = json.loads((folder / "trainer_state.json").read_text())
+    with _readable(folder):
+        return _read(folder)
+
+
+def _read(folder: Path) -> Checkpoint:
+    state = parse_json((folder / "trainer_state.json").read_text(encoding="utf-8"))
     processes = state.pop("processes")
     return Checkpoint(
         step=state.pop("step"),
         model=load_file(folder / "model.safetensors"),
         optimizer=load_file(folder / "optimizer.safetensors"),
-        optimizer_scalars=json.loads((folder / "optimizer.json").read_text()),
+        optimizer_scalars=parse_json((folder / "optimizer.json").read_text()),
         processes=[load_file(folder / f"process-{rank}.safetensors") for rank in range(processes)],
         state=state,
         config_text=(folder / "config.yaml").read_text(encoding="utf-8"),
@@ -262,7 +300,8 @@ def load_model(folder: Path) -> dict[str, Tensor]:
         check(folder)
     except _Torn as reason:
         raise CheckpointError(f"{folder} is torn ({reason}): use another checkpoint") from None
-    return load_file(folder / "model.safetensors")
+    with _readable(folder):
+        return load_file(folder / "model.safetensors")
 
 
 def load_into(method: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

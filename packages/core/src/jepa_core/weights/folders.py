@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from jepa_core.plain_json import parse_json
 from jepa_core.weights.keys import read_state, tensors_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -26,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: there is none, or it is no such file.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

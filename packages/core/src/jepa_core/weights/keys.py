@@ -87,7 +87,7 @@ def read_state(path: Path) -> Mapping[str, object]:
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
-        except SafetensorError as error:
+        except (SafetensorError, ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
             raise ValueError(f"{path}: not a readable safetensors file: {_line(error)}") from None
     if path.suffix not in _TORCH_SUFFIXES:
         raise ValueError(f"{path}: expected a .pth, .pt, .pth.tar or .safetensors file, got {path.suffix!r}")
@@ -115,7 +115,7 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise ValueError(f"{path}: refused: expected a file of torch 1.6 or newer; save its tensors as .safetensors")
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
@@ -134,7 +134,7 @@ def read_lightning(path: Path) -> dict[str, Tensor]:
 
 def _loaded(path: Path) -> Mapping[str, object]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # a broken or hostile file can fail in any way; none of it may run
         raise ValueError(
             f"{path}: refused: it is damaged or holds more than tensors ({_line(error)}); "
@@ -143,6 +143,13 @@ def _loaded(path: Path) -> Mapping[str, object]:
     if not isinstance(state, Mapping):
         raise ValueError(f"{path}: expected a state dict, got {type(state).__name__}")
     return state
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # several disks
+        return False
 
 
 def tensors_of(state: object, name: str) -> dict[str, Tensor]:
