@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jepa_core.one_line import one_line
+
 # What a disk answers that is full, over its quota, read-only, broken, or no longer there.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
@@ -20,8 +22,6 @@ _LOST = re.compile(
     r"Connection (closed|reset) by peer|Timed out waiting|Broken pipe|Application timeout|heartbeat|Socket Timeout",
     re.I,
 )
-
-from jepa_core.one_line import one_line
 
 
 class UserError(Exception):
