@@ -104,6 +104,11 @@ def numbers() -> Iterator[str]:
         ["subject", "steps", "peak learning rate", "largest growth in one step"],
         [[e["subject"], e["steps"], e["learning_rate"], e["largest"]] for e in found["healthy"]],
     )
+    yield "What it costs, each recipe at its own batch size (`python benchmarks/reliability/watch_cost.py`):\n"
+    yield table(
+        ["subject", "weights", "step: ms", "watch: ms", "share"],
+        [[k, e["weights"], e["step_ms"], e["watch_ms"], f"{e['share']:.2%}"] for k, e in read("watch_cost").items()],
+    )
 
 
 def main() -> None:
