@@ -75,6 +75,8 @@ def checkpoints() -> Iterator[str]:
     yield table(head.split("|"), rows)
     lines = dict.fromkeys(f"    {e['said']}" for e in read("storage") if e["exit_code"] == 5)
     yield "What a failing disk is answered with:\n\n" + "\n".join(lines) + "\n"
+    if not (RESULTS / "saving_cost.json").exists():
+        return
     yield (HERE / "saving_cost.md").read_text()
     cost = read("saving_cost")
     yield table(
