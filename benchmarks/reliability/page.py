@@ -75,6 +75,8 @@ def checkpoints() -> Iterator[str]:
     yield table(head.split("|"), rows)
     lines = dict.fromkeys(f"    {e['said']}" for e in read("storage") if e["exit_code"] == 5)
     yield "What a failing disk is answered with:\n\n" + "\n".join(lines) + "\n"
+    if not (RESULTS / "saving_cost.json").exists():
+        return
     yield (HERE / "saving_cost.md").read_text()
     cost = read("saving_cost")
     yield table(
@@ -103,6 +105,11 @@ def numbers() -> Iterator[str]:
     yield table(
         ["subject", "steps", "peak learning rate", "largest growth in one step"],
         [[e["subject"], e["steps"], e["learning_rate"], e["largest"]] for e in found["healthy"]],
+    )
+    yield "What it costs, each recipe at its own batch size (`python benchmarks/reliability/watch_cost.py`):\n"
+    yield table(
+        ["subject", "weights", "step: ms", "watch: ms", "share"],
+        [[k, e["weights"], e["step_ms"], e["watch_ms"], f"{e['share']:.2%}"] for k, e in read("watch_cost").items()],
     )
 
 

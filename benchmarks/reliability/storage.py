@@ -91,6 +91,7 @@ def row(event: str, mode: str, runs: Path, words: list[str], act: Callable[..., 
     mend = act(run_dir, process)
     code, seconds = ending(process)
     said = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+    said = said.replace(f"{runs.parent}/", "")
     if mend is not None:
         mend()
     whole, torn = whole_and_torn(run_dir)

@@ -171,6 +171,25 @@ def test_figures_that_cannot_be_written_end_the_run(tmp_path: Path) -> None:
     assert run.step == 3
 
 
+def test_a_removal_that_is_cut_off_leaves_no_torn_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.save(tmp_path, made(1), keep=1)
+    remove = shutil.rmtree
+
+    def killed(path: Path, **_: object) -> None:
+        if path.name.endswith(".removed"):
+            (path / "manifest.json").unlink()
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(tmp_path, made(2), keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-2"]
+    checkpoints.save(tmp_path, made(3), keep=1)
+    assert steps(tmp_path) == ["step-3"]
+
+
 def test_who_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
     folder = checkpoints.save(tmp_path, made(1), keep=2)
     rights = folder.stat().st_mode & 0o666
@@ -178,7 +197,7 @@ def test_who_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_kill_go_with_the_next_checkpoint(tmp_path: Path) -> None:
-    for name in (".step-7.partial", ".step-7.replaced"):
+    for name in (".step-7.partial", ".step-7.removed"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     checkpoints.save(tmp_path, made(8), keep=2)
     assert steps(tmp_path) == ["step-8"]

@@ -111,25 +111,30 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int, best: int | None = No
         _point_to_best(folder, best)
         for old in _folders(run_dir)[keep:] if keep else []:
             if old.name != f"step-{best}":
-                shutil.rmtree(old)
+                _remove(old)
     return final
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a kill in the middle of a write left, and what was being replaced."""
-    for pattern in (".step-*.partial", ".step-*.replaced"):
+    """What a kill in the middle of a write or of a removal left."""
+    for pattern in (".step-*.partial", ".step-*.removed"):
         for left in folder.glob(pattern):
             shutil.rmtree(left)
 
 
 def _put(partial: Path, final: Path) -> None:
     """Renames into place; a torn checkpoint of the same step goes only when the whole one is there."""
-    replaced = final.with_name(f".{final.name}.replaced")
+    removed = final.with_name(f".{final.name}.removed")
     if final.exists():
-        final.rename(replaced)
+        final.rename(removed)
     partial.rename(final)
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    if removed.exists():
+        shutil.rmtree(removed)
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight first: a kill half-way must not leave a torn checkpoint among the whole ones."""
+    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.removed")))
 
 
 def _point_to_best(folder: Path, step: int | None) -> None:
