@@ -245,7 +245,8 @@ def fuzz(name: str, count: int, keep: Path) -> Tally:
             tally.faults.append({"file": number, "name": made.name, "damage": made.damage, **asdict(found)})
             if kinds[found.kind] <= _KEPT:
                 keep.mkdir(parents=True, exist_ok=True)
-                (keep / f"{name}-{number}-{found.kind}-{made.name}").write_bytes(made.content)
+                kept = f"{name}-{number}-{found.kind}-{made.name}".replace("/", "-")
+                (keep / kept).write_bytes(made.content)
             print(f"  {name} {number} {made.name} ({made.damage}): {found.kind}: {found.reason}", flush=True)
     children.close()
     tally.kinds, tally.damages = dict(kinds), dict(damages)
