@@ -39,9 +39,9 @@ SMALL = {
 @pytest.mark.parametrize("modality", SMALL)
 def test_training_embedding_and_report_ask_no_network(modality: str, run: Runner, tmp_path: Path) -> None:
     train = ["train", f"modality={modality}", *EVERY, *SMALL[modality]]
-    steps = f"assert main({train!r}) == 0; assert main(['embed', 'run=runs/quick', 'split=test', 'out=table.parquet']) == 0; "
-    steps += "assert main(['report', 'runs/quick']) == 0"
-    code = f"{SHUT}\nfrom jepa_core.cli import main\n{steps}"
+    embed = ["embed", "run=runs/quick", "split=test", "out=table.parquet"]
+    steps = [f"assert main({verb!r}) == 0" for verb in (train, embed, ["report", "runs/quick"])]
+    code = "\n".join([SHUT, "from jepa_core.cli import main", *steps])
     done = run([sys.executable, "-c", code], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "ASKED THE NETWORK" not in done.stderr
