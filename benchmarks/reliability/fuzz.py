@@ -40,7 +40,7 @@ from readers import READERS, Reader  # noqa: E402
 
 ROOM_BYTES = 2**30
 MORE_ROOM_BYTES = 6 * 2**30
-SECONDS_A_FILE = 10.0
+SECONDS_A_FILE = 30.0
 START_SECONDS = 120.0
 LONGEST_REASON = 2000
 SEED = "jepakit-1"
