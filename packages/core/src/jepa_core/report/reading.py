@@ -135,7 +135,7 @@ def _picture(run: Run, entry: Any) -> dict[str, str] | None:
     folder = (run.folder / "pictures").resolve()
     try:
         path = (folder / name).resolve()
-        # An index may come from elsewhere: it must not pull other files of this machine into a page people send around.
+        # An index may come from elsewhere: it must not pull other files into a page that people send around.
         data = path.read_bytes() if name and path.is_relative_to(folder) and path.is_file() else b""
     except (OSError, ValueError):  # a name that no file can have
         data = b""
