@@ -9,10 +9,12 @@ MODALITY ?= lidar
 BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := packages/audio packages/causal packages/core packages/lidar packages/vision
+# Media and figures, whose digits look like keys; words and known forms of keys are looked for in all else.
+NO_SECRETS := /(samples|results)/|_golden\.json$$|\.lock$$
 TYPED := $(addsuffix /src,$(PACKAGES)) tools examples
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint lock clean
+.PHONY: help train test lint audit lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-6s %s\n", $$1, $$2 }'
@@ -27,11 +29,20 @@ train: $(READY) ## train MODALITY (lidar), on all GPUs there are; ARGS="key=valu
 test: $(READY) ## all tests; ARGS="-k word" chooses some
 	@if [ -d ../shared/data ]; then export JEPA_DATA="$(abspath ../shared/data)"; fi; $(BIN)/python -m pytest -q $(ARGS)
 
-lint: $(READY) ## style, types, who may import whom
+lint: $(READY) ## style, types, who may import whom, dependencies, secrets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_dependencies.py
+	$(BIN)/uv pip check --quiet --python $(BIN)/python
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --disable-plugin Base64HighEntropyString \
+		--disable-plugin HexHighEntropyString --exclude-files '$(NO_SECRETS)'
+
+audit: $(READY) ## known faults of the pinned versions; needs a network, as it asks a database of them
+	@$(BIN)/uv tool run --quiet pip-audit --strict --requirement requirements.lock --no-deps --disable-pip \
+		--progress-spinner off || { echo "make audit: faults were found, or the database could not be asked (it needs \
+	a network): then nothing is known of these versions" >&2; exit 1; }
 
 lock: $(READY) ## write requirements.lock anew from the packages' pyproject files
 	printf './packages/audio\n./packages/causal\n./packages/core\n./packages/lidar[spconv]\n./packages/vision\n' | $(BIN)/uv pip compile - --group dev --universal \

@@ -40,7 +40,7 @@ from readers import READERS, Reader  # noqa: E402
 
 ROOM_BYTES = 2**30
 MORE_ROOM_BYTES = 6 * 2**30
-SECONDS_A_FILE = 10.0
+SECONDS_A_FILE = 30.0
 START_SECONDS = 120.0
 LONGEST_REASON = 2000
 SEED = "jepakit-1"
@@ -245,7 +245,8 @@ def fuzz(name: str, count: int, keep: Path) -> Tally:
             tally.faults.append({"file": number, "name": made.name, "damage": made.damage, **asdict(found)})
             if kinds[found.kind] <= _KEPT:
                 keep.mkdir(parents=True, exist_ok=True)
-                (keep / f"{name}-{number}-{found.kind}-{made.name}").write_bytes(made.content)
+                kept = f"{name}-{number}-{found.kind}-{made.name}".replace("/", "-")
+                (keep / kept).write_bytes(made.content)
             print(f"  {name} {number} {made.name} ({made.damage}): {found.kind}: {found.reason}", flush=True)
     children.close()
     tally.kinds, tally.damages = dict(kinds), dict(damages)

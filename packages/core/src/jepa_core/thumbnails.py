@@ -30,6 +30,7 @@ FIRST_LANES = f"Lanes of the first {MOST_LANES} channels, time to the right; eac
 _LANE_COLOURS = ("#0072b2", "#d55e00", "#00795a", "#8d55d6")
 _SUPERSAMPLED = 3
 _LINE_SHADES = 64
+_MOST_PIXELS = 2**26  # a picture of a run has thousands; what has more is none of its
 _MOST_PLAIN_BYTES = 12 * 1024
 """A PNG file of more bytes is put into a page as JPEG."""
 _JPEG_QUALITY = 85
@@ -150,7 +151,7 @@ def inlined(data: bytes, side: int) -> Inlined | None:
 
     A small PNG file stays as it is, all else becomes JPEG.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -158,8 +159,11 @@ def inlined(data: bytes, side: int) -> Inlined | None:
             if picture_format(data) == "png" and len(data) <= _MOST_PLAIN_BYTES and max(size) <= side:
                 image.verify()
                 return Inlined(_url("png", data), *size)
+            if size[0] * size[1] > _MOST_PIXELS:
+                return None
             small = image.convert("RGB")
-    except (OSError, SyntaxError, UnidentifiedImageError):  # Pillow tells of a broken PNG file by a SyntaxError
+    # A broken file can make a decoder raise nearly anything, and a large one is refused by an exception of its own.
+    except Exception:
         return None
     small.thumbnail((side, side))
     stream = io.BytesIO()

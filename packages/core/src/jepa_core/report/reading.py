@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from jepa_core.monitor.loggers import read_metrics
+from jepa_core.one_line import one_line
 from jepa_core.plain_json import parse_json
 from jepa_core.plain_yaml import check_yaml
 from jepa_core.recipe_record import FILE
@@ -132,12 +133,17 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 def _picture(run: Run, entry: Any) -> dict[str, str] | None:
     name = str(entry.get("file", "")) if isinstance(entry, dict) else ""
     folder = (run.folder / "pictures").resolve()
-    path = (folder / name).resolve()
-    # An index may come from elsewhere: it must not pull other files of this machine into a page people send around.
-    data = path.read_bytes() if name and path.is_relative_to(folder) and path.is_file() else b""
+    try:
+        path = (folder / name).resolve()
+        # An index may come from elsewhere: it must not pull other files into a page that people send around.
+        data = path.read_bytes() if name and path.is_relative_to(folder) and path.is_file() else b""
+    except (OSError, ValueError):  # a name that no file can have
+        data = b""
     kind = picture_format(data)
     if kind is None:
-        run.missing.append((f"pictures/{name}", "the index names it, but it is no PNG or GIF file in that folder"))
+        run.missing.append(
+            (one_line(f"pictures/{name}"), "the index names it, but it is no PNG or GIF file in that folder")
+        )
         return None
     return {
         "title": str(entry.get("title", "")),
