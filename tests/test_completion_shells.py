@@ -38,7 +38,7 @@ def test_fish_offers_verbs_keys_and_values(tmp_path: Path) -> None:
         "jepa ": set(VERBS),
         "jepa nei": {"neighbours"},
         "jepa train modality=vi": {"modality=video", "modality=vision"},
-        "jepa train modality=vision trainer.m": {"trainer.max_steps="},
+        "jepa train modality=vision trainer.max_s": {"trainer.max_steps="},
         "jepa train modality=lidar recipe=occ": {"recipe=occupancy"},
         "jepa train modality=lidar vision.enc": set(),
         "jepa train trainer.precision=f": {"trainer.precision=fp32"},

@@ -292,6 +292,7 @@ def test_anchors_of_an_honest_recipe_still_work(tmp_path: Path) -> None:
 
 
 def saved(run: Path) -> Path:
+    run.mkdir(parents=True, exist_ok=True)
     state = checkpoint.Checkpoint(1, {"w": torch.zeros(3)}, {}, {}, [{"r": torch.zeros(1)}], {"position": 0}, "seed: 0")
     return checkpoint.save(run, state, keep=0)
 

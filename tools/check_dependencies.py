@@ -89,7 +89,8 @@ def check_licence(name: str, faults: list[str]) -> None:
     except PackageNotFoundError:
         return
     named = [line for line in found.get_all("Classifier") or [] if line.startswith("License")]
-    said = " ".join([found.get("License-Expression") or "", *named, (found.get("License") or "")[:200]])
+    stated = {name: str(found.json.get(name, "")) for name in ("license_expression", "license")}
+    said = " ".join([stated["license_expression"], *named, stated["license"][:200]])
     if not ALLOWED.search(said) and not any(name == known or name.startswith(f"{known}-") for known in KNOWN):
         faults.append(f"{name}: licence {said.strip()[:80] or 'not named'!r} is not among those that are known")
 

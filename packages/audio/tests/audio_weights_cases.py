@@ -53,6 +53,7 @@ def run_folder(folder: Path, *overrides: str, recipe: str = "quickstart") -> Mas
         for parameter in method.target.parameters():  # type: ignore[attr-defined]  # a target that is a module
             parameter.add_(0.1)
     kept = checkpoints.Checkpoint(7, checkpoints.model_tensors(method), {}, {}, [], {}, to_yaml(config))
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoints.save(folder, kept, keep=0)
     return method.eval()
 
