@@ -12,22 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from jepa_core.bad_sample import BadSample as BadSample
 from jepa_core.lattice import Lattice
-from jepa_core.one_line import one_line
 from jepa_core.results import Measurement as Measurement
 from jepa_core.results import Picture as Picture
 from jepa_core.results import ProbeTable as ProbeTable
-
-
-class BadSample(Exception):
-    """A sample that cannot be used; the loader puts it in quarantine with this reason and goes on.
-
-    The reason is one line, see :func:`jepa_core.one_line.one_line`.
-    """
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(one_line(reason))
-
 
 # Data
 
