@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jepa_core.data.find import find_media
-from jepa_core.data.records import Columns, Media, OpenFile, RecordList
+from jepa_core.data.media import Columns, Media, OpenFile
+from jepa_core.data.records import RecordList
 
 NOTES: Media[Path] = Media(
     one="a note",

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from jepa_core.contracts import BadSample
+from jepa_core.data.records import Records
 from jepa_vision.augment import Augment, Box, centre_box, cut, random_box
 from jepa_vision.image_data import Images, decode, decode_cut, split_images
 from jepa_vision.image_files import find_images
@@ -298,7 +299,7 @@ def test_a_picture_too_long_for_any_cut_gives_its_centre() -> None:
 
 def listed(splits: list[str], classes: tuple[str, ...] = ("a", "b")) -> ImageList:
     records = tuple(Record(f"{i}", bytes, split, i % 2) for i, split in enumerate(splits))
-    return ImageList(records, classes, "test")
+    return ImageList(Records.of(records), classes, "test")
 
 
 def test_the_data_s_own_test_split_is_kept_and_validation_is_in_neither() -> None:
@@ -312,4 +313,4 @@ def test_without_a_test_split_a_fifth_is_held_back_by_name() -> None:
     found = split_images(listed([""] * 1000), 5)
     assert len(found.train) + len(found.test) == 1000 and 150 < len(found.test) < 250
     assert not {r.sample_id for r in found.train} & {r.sample_id for r in found.test}
-    assert split_images(listed([""] * 10), 0).test == () and split_images(listed([""] * 10, ()), 5).test == ()
+    assert not split_images(listed([""] * 10), 0).test and not split_images(listed([""] * 10, ()), 5).test

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jepa_audio.front_ends import sample_rate_of
 from jepa_audio.settings import AudioRun
 from jepa_audio.sources import HELD_BACK_ONE_IN, Splits, plain_source, sounds_of, split_sounds
+from jepa_core.data.records import class_names, groups_of
 from jepa_core.evaluation_source import Labelled, Split
 
 
@@ -20,6 +21,5 @@ def labelled_sounds(config: AudioRun, split: Split) -> Labelled | None:
     records = {"train": splits.train, "test": splits.test, "all": sounds.records}[split]
     if not records:
         return None
-    names = [None if record.label is None else sounds.classes[record.label] for record in records]
     source = plain_source(config.data, records, sample_rate_of(config.audio.frontend))
-    return Labelled(source, names, [record.group or None for record in records])
+    return Labelled(source, class_names(records.labels, sounds.classes), groups_of(records))

@@ -27,6 +27,7 @@ from jepa_audio.sound_decode import Channels, Sound, open_sound
 from jepa_audio.sound_files import SoundRecord
 from jepa_audio.waveforms import Waveforms
 from jepa_core.contracts import BadSample
+from jepa_core.data.records import Records
 from jepa_core.seeds import draws
 
 # Streams of the sample seeds.
@@ -101,7 +102,7 @@ class Sounds:
     ) -> None:
         if not records:
             raise ValueError("sounds: expected at least one, got none; look at data.root and its splits")
-        self.records, self.rate_hz, self.view, self.channels = tuple(records), rate_hz, view, channels
+        self.records, self.rate_hz, self.view, self.channels = Records.of(records), rate_hz, view, channels
         self.keep_mib = keep_mib
         self._kept: dict[int, NDArray[np.float32]] = {}
         self._room = keep_mib * 2**20
@@ -119,7 +120,7 @@ class Sounds:
 
     def sample_id(self, index: int) -> str:
         """The same on every machine."""
-        return self.records[index].sample_id
+        return self.records.sample_id(index)
 
     def load(self, index: int, seed: int) -> Views:
         """``[V, S]`` crops or the whole clip ``[1, S]``; all randomness from ``seed``. Raises :class:`BadSample`."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jepa_core.data.find import find_media
-from jepa_core.data.records import Columns, Media, OpenFile, Record, RecordList
+from jepa_core.data.media import Columns, Media, OpenFile
+from jepa_core.data.records import Record, RecordList
 from jepa_core.data.saved_datasets import records_of_dataset
 
 # A file's bytes or its path.
@@ -72,7 +73,7 @@ def find_sounds(
         )
     for setting, column in (("data.label", label), ("data.fold", fold), ("data.group", group)):
         if column is not None:
-            found.values_of(column, setting)
+            found.require(column, setting)
     return found
 
 

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jepa_audio.data_settings import AudioDataSettings
 from jepa_audio.sound_data import Crop, Sounds, Whole
 from jepa_audio.sound_files import FOLD_COLUMN, Content, SoundList, SoundRecord, find_sounds
 from jepa_core.data import splits
-from jepa_core.data.splits import Choice, is_held_back
+from jepa_core.data.records import Records
+from jepa_core.data.splits import Choice, held_back
 
 Splits = splits.Splits[Content]
 
@@ -59,7 +63,7 @@ def split_sounds(sounds: SoundList, data: AudioDataSettings, one_in: int) -> Spl
     Raises:
         ValueError: no such fold, or nothing left to train on.
     """
-    records = tuple(record for record in sounds.records if record.split != "validation")
+    records = sounds.records.where(~sounds.records.in_split("validation"))
     column = data.fold or FOLD_COLUMN
     folds = folds_of(records, column)
     if data.test_fold is not None and data.test_fold not in folds:
@@ -70,34 +74,32 @@ def split_sounds(sounds: SoundList, data: AudioDataSettings, one_in: int) -> Spl
     wanted = bool(sounds.classes and one_in)
     if data.test_fold is not None or (wanted and len(folds) > 1):
         return split_by_fold(records, column, data.test_fold or folds[-1])
-    own = [record.split == "test" for record in records]
-    if any(own):
+    own = records.in_split("test")
+    if own.any():
         return _parted(records, own, "the data's own test split")
     if not wanted:
         return _parted(records, own, "nothing is held back")
-    held = [is_held_back(record, one_in) for record in records]
-    what = "group" if any(record.group for record in records) else "sound"
-    return _parted(records, held, f"one {what} in {one_in}, by a hash of its name")
+    what = "group" if records.groups.used() else "sound"
+    return _parted(records, held_back(records, one_in), f"one {what} in {one_in}, by a hash of its name")
 
 
-def folds_of(records: Sequence[SoundRecord], column: str = FOLD_COLUMN) -> tuple[str, ...]:
+def folds_of(records: Records[Content], column: str = FOLD_COLUMN) -> tuple[str, ...]:
     """The folds there are, numbers in them sorted by their value."""
-    found = {record.fields.get(column, "") for record in records} - {""}
-    return tuple(sorted(found, key=_natural))
+    return tuple(sorted(set(records.field(column).used()) - {""}, key=_natural))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def split_by_fold(records: Sequence[SoundRecord], column: str, fold: str) -> Splits:
+def split_by_fold(records: Records[Content], column: str, fold: str) -> Splits:
     """The sounds of one fold against the rest."""
-    held = [record.fields.get(column) == fold for record in records]
-    return _parted(records, held, f"fold {fold}, {column} in the label table")
+    said = records.field(column)
+    wanted = [code for code, value in enumerate(said.values) if value == fold]
+    return _parted(records, np.isin(said.codes, wanted), f"fold {fold}, {column} in the label table")
 
 
-def _parted(records: Sequence[SoundRecord], held: Sequence[bool], note: str) -> Splits:
-    parts = [tuple(r for r, is_held in zip(records, held, strict=True) if is_held == side) for side in (False, True)]
-    if not parts[0]:
+def _parted(records: Records[Content], held: NDArray[np.bool_], note: str) -> Splits:
+    if held.all():
         raise ValueError("data.root: expected sounds to train on, got held back or validation ones alone")
-    return Splits(parts[0], parts[1], note)
+    return Splits(records.where(~held), records.where(held), note)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from jepa_core.data.records import class_names, groups_of
 from jepa_core.evaluation_source import Labelled, Split
 from jepa_vision.image_data import Images
 from jepa_vision.settings import VisionRun
@@ -18,7 +17,7 @@ def labelled_images(config: VisionRun, split: Split) -> Labelled | None:
     records = {"train": splits.train, "test": splits.test, "all": images.records}[split]
     if not records:
         return None
-    names = class_names([record.label for record in records], images.classes)
+    names = class_names(records.labels, images.classes)
     return Labelled(Images(records, size_of(config)), names, [None] * len(records))
 
 
@@ -37,8 +36,8 @@ def labelled_clips(config: VideoRun, split: Split) -> Labelled | None:
     records = {"train": splits.train, "test": splits.test, "all": videos.records}[split]
     if not records:
         return None
-    names = class_names([record.label for record in records], videos.classes)
-    return Labelled(clips_of(config, records), names, [record.group or None for record in records])
+    names = class_names(records.labels, videos.classes)
+    return Labelled(clips_of(config, records), names, groups_of(records))
 
 
 def _generated(config: VideoRun, split: Split) -> Labelled:
@@ -51,8 +50,3 @@ def _generated(config: VideoRun, split: Split) -> Labelled:
     count = wanted if split == "test" else config.probe.train_clips or config.data.clips
     side = generated_side(config, f"probe-{split}", split, count)
     return Labelled(side.source, [MOTIONS[label] for label in side.labels.tolist()], [None] * count)
-
-
-def class_names(labels: Sequence[int | None], classes: Sequence[str]) -> list[str | None]:
-    """The name of each class number; None where it is not known."""
-    return [None if label is None else classes[label] for label in labels]

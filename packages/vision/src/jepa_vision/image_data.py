@@ -27,7 +27,8 @@ from torch import Tensor
 
 from jepa_core.contracts import BadSample
 from jepa_core.data import splits
-from jepa_core.data.splits import is_held_back
+from jepa_core.data.records import Records
+from jepa_core.data.splits import held_back
 from jepa_vision.augment import Augment, Box, centre_box, colour, cut, flips, random_box
 from jepa_vision.image_records import Content, ImageList, Record
 
@@ -201,14 +202,14 @@ class Images:
     def __init__(self, records: Sequence[Record], size: tuple[int, int], augment: Augment | None = None) -> None:
         if not records:
             raise ValueError("images: expected at least one, got none; look at data.root and its splits")
-        self.records, self.size, self.augment = tuple(records), size, augment
+        self.records, self.size, self.augment = Records.of(records), size, augment
 
     def __len__(self) -> int:
         return len(self.records)
 
     def sample_id(self, index: int) -> str:
         """The same on every machine."""
-        return self.records[index].sample_id
+        return self.records.sample_id(index)
 
     def load(self, index: int, seed: int) -> NDArray[np.uint8]:
         """uint8 ``[H, W, 3]``; all randomness from ``seed``."""
@@ -241,14 +242,13 @@ def split_images(images: ImageList, one_in: int) -> Splits:
     A test split without a single label cannot be tested on and is left out, as if the data had none. Images of a
     validation split are in neither: they are there to choose settings with.
     """
-    test = tuple(record for record in images.records if record.split == "test")
-    train = tuple(record for record in images.records if record.split in ("train", ""))
+    test = images.records.where(images.records.in_split("test"))
+    train = images.records.where(images.records.in_split("train", ""))
     if not train:
         raise ValueError("data.root: expected images to train on, got a test or validation split alone")
-    if test and (not images.classes or any(record.label is not None for record in test)):
+    if test and (not images.classes or bool((test.labels >= 0).any())):
         return Splits(train, test, "the data's own test split")
     if not images.classes or not one_in:
-        return Splits(train, (), "nothing is held back")
-    held = tuple(record for record in train if is_held_back(record, one_in))
-    kept = tuple(record for record in train if not is_held_back(record, one_in))
-    return Splits(kept, held, f"one image in {one_in}, by a hash of its name")
+        return Splits(train, train[:0], "nothing is held back")
+    held = held_back(train, one_in)
+    return Splits(train.where(~held), train.where(held), f"one image in {one_in}, by a hash of its name")

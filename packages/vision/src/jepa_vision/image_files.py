@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from jepa_core.data.archives import read_npz
 from jepa_core.data.find import find_media
+from jepa_core.data.media import Columns
 from jepa_core.data.media_folders import files_of
-from jepa_core.data.records import Columns, split_of
+from jepa_core.data.records import RecordPacker, split_of, unnamed_classes
 from jepa_core.data.saved_datasets import records_of_dataset
 from jepa_core.data.shards import shards_of
-from jepa_vision.image_records import EXTENSIONS, IMAGES, ImageList, Record
+from jepa_vision.image_records import EXTENSIONS, IMAGES, ImageList
 
 
 def find_images(root: str | Path) -> ImageList:
@@ -93,16 +94,34 @@ class _Row:
         return self.images[self.place]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The pictures of arrays.
+
+    Attributes:
+        images: of each array.
+        ends: int64 ``[A]``, pictures up to the end of each.
+    """
+
+    images: tuple[NDArray[np.uint8], ...]
+    ends: NDArray[np.int64]
+
+    def reader(self, row: int, sample_id: str) -> _Row:
+        """What reads a picture, counted over all arrays."""
+        place = int(np.searchsorted(self.ends, row, side="right"))
+        return _Row(self.images[place], row - (int(self.ends[place - 1]) if place else 0))
+
+
 def _list_arrays(files: Sequence[Path]) -> ImageList:
-    records: list[Record] = []
+    packer, found = RecordPacker(), []
     for path in files:
         images, labels = _load_arrays(path)
+        found.append(images)
         for place in range(len(images)):
             label = None if labels is None else int(labels[place])
-            records.append(Record(f"{path.stem}/{place:08d}", _Row(images, place), split_of(path.stem), label))
-    known = {record.label for record in records if record.label is not None}
-    classes = tuple(str(number) for number in range(max(known) + 1)) if known else ()
-    return ImageList(tuple(records), classes, "arrays")
+            packer.add(f"{path.stem}/{place:08d}", split_of(path.stem), label)
+    records = packer.packed(_Rows(tuple(found), np.cumsum([len(images) for images in found])))
+    return ImageList(records, unnamed_classes(records.labels, str(files[0].parent)), "arrays")
 
 
 def _load_arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jepa_core.data.records import Media, read_whole
+from jepa_core.data.media import Media, read_whole
 from jepa_core.data.records import Record as AnyRecord
 from jepa_core.data.records import RecordList as AnyRecordList
 

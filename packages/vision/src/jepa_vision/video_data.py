@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepa_core.contracts import BadSample
+from jepa_core.data.records import Records
 from jepa_core.seeds import draws
 from jepa_vision.augment import Augment, Box, centre_box, colour, flips, random_box
 from jepa_vision.video_decode import Footage, open_footage
@@ -62,7 +63,7 @@ class Clips:
     ) -> None:
         if not records:
             raise ValueError("videos: expected at least one, got none; look at data.root and its splits")
-        self.records, self.size, self.augment = tuple(records), size, augment
+        self.records, self.size, self.augment = Records.of(records), size, augment
         self.frames, self.fps, self.stride, self.region = frames, fps, stride, region
 
     def __len__(self) -> int:
@@ -70,7 +71,7 @@ class Clips:
 
     def sample_id(self, index: int) -> str:
         """The same on every machine."""
-        return self.records[index].sample_id
+        return self.records.sample_id(index)
 
     def load(self, index: int, seed: int) -> NDArray[np.uint8]:
         """uint8 ``[T, H, W, 3]``; all randomness from ``seed``. Raises :class:`BadSample`."""

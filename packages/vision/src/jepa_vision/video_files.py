@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jepa_core.data.media_folders import folder_record, has_extension, labelled
-from jepa_core.data.records import Columns, Media, OpenFile, Record, RecordList
+import numpy as np
+from numpy.typing import NDArray
+
+from jepa_core.data.media import Columns, Media, OpenFile
+from jepa_core.data.media_folders import has_extension, labelled
+from jepa_core.data.records import Record, RecordList, Records
 from jepa_core.data.shards import list_shards, shards_of
 from jepa_vision.image_records import EXTENSIONS as IMAGES
 
@@ -74,18 +79,17 @@ def find_videos(root: str | Path, label: str | None = None) -> VideoList:
     if shards:
         found = list_shards(path if path.is_dir() else path.parent, shards, VIDEOS, Columns.of(label))
     elif path.is_dir():
-        records = sorted(_walk(path), key=lambda record: record.sample_id)
-        found = labelled(path, records, "videos", Columns.of(label))
+        found = labelled(path, *_list_folder(path), "videos", Columns.of(label))
     else:
         one = [VideoRecord(path.name, OpenFile(path))] if path.suffix.lower() in EXTENSIONS else []
-        found = VideoList(tuple(one), (), "one video file")
+        found = VideoList(Records.of(one), (), "one video file")
     if not found.records:
         raise ValueError(
             f"data.root: expected videos ({', '.join(sorted(EXTENSIONS))}), folders of frames or tar shards of videos "
             f"in {str(root)!r}, got none"
         )
     if label is not None:
-        found.values_of(label)
+        found.require(label)
     return found
 
 
@@ -123,15 +127,38 @@ def _rate(file: Path) -> float | None:
     return rate
 
 
-def _walk(root: Path) -> list[VideoRecord]:
-    records: list[VideoRecord] = []
+@dataclass(frozen=True)
+class _Videos:
+    """Files and folders of frames below a root.
+
+    Attributes:
+        root: of the data set.
+        frames: bool ``[N]``, which are folders of frames.
+    """
+
+    root: Path
+    frames: NDArray[np.bool_]
+
+    def reader(self, row: int, sample_id: str) -> OpenFile | _Frames:
+        """What reads a video; a root that is itself a folder of frames is named after itself."""
+        if not self.frames[row]:
+            return OpenFile(self.root / sample_id)
+        is_root = len(self.frames) == 1 and not (self.root / sample_id).is_dir()
+        return _Frames(self.root if is_root else self.root / sample_id)
+
+
+def _list_folder(root: Path) -> tuple[list[str], _Videos]:
+    """Names in order, and what reads them."""
+    found = sorted(_walk(root))
+    return [name for name, _ in found], _Videos(root, np.array([frames for _, frames in found], bool))
+
+
+def _walk(root: Path) -> Iterator[tuple[str, bool]]:
+    """(path relative to the root, whether it is a folder of frames) of each video."""
     for folder, inner, files in os.walk(root):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        place = Path(folder)
-        videos = [place / name for name in files if has_extension(name, EXTENSIONS)]
-        for path in videos:
-            records.append(folder_record(path.relative_to(root).as_posix(), OpenFile(path)))
+        inside = os.path.relpath(folder, root).replace(os.sep, "/")
+        videos = [name for name in files if has_extension(name, EXTENSIONS)]
+        yield from ((name if inside == "." else f"{inside}/{name}", False) for name in videos)
         if not videos and not inner and any(has_extension(name, IMAGES) for name in files):
-            name = place.name if place == root else place.relative_to(root).as_posix()
-            records.append(folder_record(name, _Frames(place)))
-    return records
+            yield root.name if inside == "." else inside, True

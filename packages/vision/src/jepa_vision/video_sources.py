@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jepa_core.contracts import SampleSource
 from jepa_core.data import splits
-from jepa_core.data.splits import is_held_back
+from jepa_core.data.splits import held_back
 from jepa_vision.augment import Augment
 from jepa_vision.sprites import MOTIONS, SpriteClips
 from jepa_vision.video_data import Clips
@@ -134,17 +134,19 @@ def splits_of(config: VideoRun, videos: VideoList) -> Splits:
 
     Recordings of a validation split are in neither: they are there to choose settings with.
     """
-    test = tuple(record for record in videos.records if record.split == "test")
-    train = tuple(record for record in videos.records if record.split in ("train", ""))
+    test = videos.records.where(videos.records.in_split("test"))
+    train = videos.records.where(videos.records.in_split("train", ""))
     if not train:
         raise ValueError("data.root: expected videos to train on, got a test or validation split alone")
     if test:
         return Splits(train, test, "the data's own test split")
     if not videos.classes or not config.probe.enabled:
-        return Splits(train, (), "nothing is held back")
-    held = [is_held_back(record, HELD_BACK_ONE_IN) for record in train]
-    sides = [tuple(r for r, is_held in zip(train, held, strict=True) if is_held == side) for side in (False, True)]
-    return Splits(sides[0], sides[1], f"one recording in {HELD_BACK_ONE_IN}, by a hash of its group or name")
+        return Splits(train, train[:0], "nothing is held back")
+    held, how = (
+        held_back(train, HELD_BACK_ONE_IN),
+        f"one recording in {HELD_BACK_ONE_IN}, by a hash of its group or name",
+    )
+    return Splits(train.where(~held), train.where(held), how)
 
 
 def clips_of(config: VideoRun, records: Sequence[VideoRecord], augment: Augment | None = None) -> Clips:

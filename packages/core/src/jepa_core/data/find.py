@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jepa_core.data.media import Columns, Media
 from jepa_core.data.media_folders import has_extension, list_folder
-from jepa_core.data.records import Columns, Content, Media, Record, RecordList
+from jepa_core.data.records import Content, Record, RecordList, Records
 from jepa_core.data.saved_datasets import is_saved_dataset, list_saved_dataset
 from jepa_core.data.shards import list_shards, shards_of
 from jepa_core.data.tables import list_parquet, parquet_files
@@ -33,4 +34,4 @@ def find_media(path: Path, media: Media[Content], columns: Columns) -> RecordLis
     if path.is_dir():
         return list_folder(path, media, columns)
     one = (Record(path.name, media.file(path)),) if has_extension(path.name, media.extensions) else ()
-    return RecordList(one, (), "one file")
+    return RecordList(Records.of(one), (), "one file")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
+from jepa_core.data.kept_lists import Listing, Stamps, kept_or_listed, stamps_of
+from jepa_core.data.media import Columns, Media
 from jepa_core.data.records import (
     SPLITS,
-    Columns,
     Content,
-    Media,
-    Record,
+    Readers,
     RecordList,
+    RecordPacker,
+    Records,
+    first_fields,
     first_of,
     numbered,
-    relabelled,
 )
 
 LABEL_TABLES = ("labels.csv", "metadata.csv", "meta.csv")
@@ -52,24 +55,65 @@ def has_extension(name: str, extensions: frozenset[str]) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions
 
 
+@dataclass(frozen=True)
+class FolderReaders(Generic[Content]):
+    """Files below a folder, named by their paths relative to it."""
+
+    root: Path
+    file: Callable[[Path], Callable[[], Content]]
+
+    def reader(self, row: int, sample_id: str) -> Callable[[], Content]:
+        """What reads the file of that name."""
+        return self.file(self.root / sample_id)
+
+
 def list_folder(root: Path, media: Media[Content], columns: Columns) -> RecordList[Content]:
     """Every file of a kind below a folder, names that begin with a dot passed over.
 
     A first folder named train, val, validation or test is the split; for the rest see :func:`labelled`.
+
+    Raises:
+        ValueError: a folder that cannot be listed, and what :func:`labelled` refuses.
     """
-    files = sorted(path for path in root.rglob("*") if has_extension(path.name, media.extensions) and path.is_file())
-    records = [folder_record(path.relative_to(root).as_posix(), media.file(path)) for path in files]
-    return labelled(root, records, media.many, columns)
+    readers = FolderReaders(root, media.file)
+
+    def listing() -> Listing[Content]:
+        tables = stamps_of([root / name for name in LABEL_TABLES])
+        names, folders = _files_below(root, media.extensions)
+        names.sort(key=by_folder)
+        return Listing(labelled(root, names, readers, media.many, columns), {}, {**tables, **folders})
+
+    return kept_or_listed(("folder", sorted(media.extensions), columns), root, listing, lambda places: readers)
 
 
-def folder_record(name: str, read: Callable[[], Content]) -> Record[Content]:
-    """A record of the path ``name`` below a root; its first folder may name the split."""
-    split = SPLITS.get(name.split("/")[0].lower(), "") if "/" in name else ""
-    return Record(name, read, split)
+def _files_below(root: Path, extensions: frozenset[str]) -> tuple[list[str], Stamps]:
+    """Paths relative to ``root``, and the folders; links to folders are not followed: they may lead in circles."""
+    found, waiting, stamps = list[str](), [""], dict[str, tuple[int, int] | None]()
+    while waiting:
+        inside = waiting.pop()
+        stamps |= stamps_of([root / inside])
+        try:
+            with os.scandir(root / inside) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not entry.name.startswith("."):
+                            waiting.append(f"{inside}{entry.name}/")
+                    elif has_extension(entry.name, extensions) and entry.is_file():
+                        found.append(inside + entry.name)
+        except OSError as error:
+            raise ValueError(f"{root / inside}: expected a folder that can be listed, got {error.strerror}") from None
+    return found, stamps
 
 
-def labelled(root: Path, records: Sequence[Record[Content]], many: str, columns: Columns) -> RecordList[Content]:
-    """The records of a folder with what is known of them.
+def by_folder(name: str) -> str:
+    """Sorts paths folder by folder: ``a/b`` before ``a-b``, though ``-`` is before ``/``."""
+    return name.replace("/", "\0")
+
+
+def labelled(
+    root: Path, names: Sequence[str], readers: Readers[Content], many: str, columns: Columns
+) -> RecordList[Content]:
+    """The samples of a folder with what is known of them.
 
     - ``labels.csv``, else ``metadata.csv``, else ``meta.csv`` in the root: the file is in the column ``file``,
       ``filename``, ``file_name`` or ``path``, relative to the root or to the one folder right below it that has the
@@ -81,27 +125,37 @@ def labelled(root: Path, records: Sequence[Record[Content]], many: str, columns:
 
     Args:
         root: where the table lies.
-        records: their ids are paths relative to it.
+        names: sample ids, paths relative to it; the first folder may name the split.
+        readers: of them, in this order.
         many: what they are, for messages.
         columns: names to try.
 
     Raises:
-        ValueError: a table without the columns, or with a row that no record belongs to.
+        ValueError: a table without the columns, or with a row that no sample belongs to.
     """
-    table = _label_table(root, [record.sample_id for record in records], columns)
+    table = _label_table(root, names, columns)
     if table is None:
-        return _labelled_by_folder(records, many)
-    told = tuple(_with_fields(record, table.fields.get(record.sample_id, {}), columns) for record in records)
+        return _labelled_by_folder(_packed(names, {}, columns).packed(readers), many)
+    told = _packed(names, table.fields, columns).packed(readers)
     column = next((name for name in columns.label if name in table.columns), None)
     if column is None:
         return _labelled_by_folder(told, many)
-    classes, labels = numbered([record.fields.get(column) for record in told])
-    return RecordList(relabelled(told, labels), classes, f"{many} with {table.path.name}")
+    classes, labels = numbered(first_fields(told, (column,)))
+    return RecordList(told.relabelled(labels), classes, f"{many} with {table.path.name}")
 
 
-def _with_fields(record: Record[Content], fields: Mapping[str, str], columns: Columns) -> Record[Content]:
-    split = SPLITS.get(fields.get("split", "").lower(), record.split)
-    return replace(record, split=split, group=first_of(columns.group, fields), fields=fields)
+def _packed(names: Sequence[str], told: Mapping[str, Mapping[str, str]], columns: Columns) -> RecordPacker:
+    packer, nothing = RecordPacker(), dict[str, str]()
+    for name in names:
+        fields = told.get(name, nothing)
+        split = SPLITS.get(fields["split"].lower(), "") if "split" in fields else ""
+        packer.add(name, split or _split_of_folder(name), None, first_of(columns.group, fields), fields)
+    return packer
+
+
+def _split_of_folder(name: str) -> str:
+    first, slash, _ = name.partition("/")
+    return SPLITS.get(first.lower(), "") if slash else ""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -167,20 +221,21 @@ def _checked(
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _labelled_by_folder(records: Sequence[Record[Content]], many: str) -> RecordList[Content]:
-    classes, labels = class_folders([(record.sample_id, record.split) for record in records])
-    return RecordList(relabelled(records, labels), classes, "class folders" if classes else many)
+def _labelled_by_folder(records: Records[Content], many: str) -> RecordList[Content]:
+    splits = records.in_split("train", "validation", "test").tolist()
+    classes, labels = class_folders(list(zip(records.sample_ids(), splits, strict=True)))
+    return RecordList(records.relabelled(labels), classes, "class folders" if classes else many)
 
 
-def class_folders(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], list[int | None]]:
-    """Classes and their numbers from the first folder, below that of the split, of (relative path, split).
+def class_folders(samples: Sequence[tuple[str, bool]]) -> tuple[tuple[str, ...], list[int | None]]:
+    """Classes and their numbers from the first folder, below that of the split, of (relative path, has a split).
 
     No classes where a sample lies in no such folder, or where there are fewer than two.
     """
 
-    def folder(name: str, split: str) -> str:
+    def folder(name: str, has_split: bool) -> str:
         parts = name.split("/")[:-1]
-        return parts[1 if split else 0] if len(parts) > bool(split) else ""
+        return parts[1 if has_split else 0] if len(parts) > has_split else ""
 
     folders = [folder(*sample) for sample in samples]
     if len(set(folders)) < 2 or "" in folders:

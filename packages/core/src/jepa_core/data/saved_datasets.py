@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jepa_core.contracts import BadSample
+from jepa_core.data.media import Columns, Media
 from jepa_core.data.records import (
-    Columns,
     Content,
     Label,
-    Media,
-    Record,
     RecordList,
+    RecordPacker,
+    Records,
     first_of,
     number_labels,
     split_of,
@@ -79,19 +79,10 @@ def records_of_dataset(
     labels = _values(dataset, label) if label else [None] * len(dataset)
     classes, numbers = number_labels(labels, None if names is None else tuple(names), "dataset")
     fields = _fields(dataset, columns, label, [None if number is None else classes[number] for number in numbers])
-    stored = _undecoded(dataset, column)
-    records = [
-        Record(
-            f"{split or 'dataset'}/{place:08d}",
-            _Item(stored, place, column, media),
-            split_of(split),
-            number,
-            first_of(columns.group, said),
-            said,
-        )
-        for place, (number, said) in enumerate(zip(numbers, fields, strict=True))
-    ]
-    return RecordList(tuple(records), classes, "a dataset")
+    packer, first = RecordPacker(), split or "dataset"
+    for place, (number, said) in enumerate(zip(numbers, fields, strict=True)):
+        packer.add(f"{first}/{place:08d}", split_of(split), number, first_of(columns.group, said), said)
+    return RecordList(packer.packed(_Items(_undecoded(dataset, column), column, media)), classes, "a dataset")
 
 
 def join_lists(lists: Sequence[RecordList[Content]]) -> RecordList[Content]:
@@ -103,8 +94,21 @@ def join_lists(lists: Sequence[RecordList[Content]]) -> RecordList[Content]:
     classes = {part.classes for part in lists if part.classes}
     if len(classes) > 1:
         raise ValueError(f"dataset: expected the same classes in all splits, got {len(classes)} lists")
-    records = tuple(record for part in lists for record in part.records)
+    records = Records.joined([part.records for part in lists])
     return RecordList(records, next(iter(classes), ()), lists[0].kind if lists else "a dataset")
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The rows of a dataset."""
+
+    dataset: Any
+    column: str
+    media: Media[Any]
+
+    def reader(self, row: int, sample_id: str) -> _Item:
+        """What reads a row."""
+        return _Item(self.dataset, row, self.column, self.media)
 
 
 @dataclass(frozen=True)

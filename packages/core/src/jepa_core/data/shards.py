@@ -5,17 +5,34 @@ from __future__ import annotations
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jepa_core.data.archives import most_unpacked
+from jepa_core.data.kept_lists import Listing, kept_or_listed, stamps_of
+from jepa_core.data.media import Columns, Media
 from jepa_core.data.media_folders import files_of
-from jepa_core.data.records import Columns, Media, Record, RecordList, first_of, numbered, relabelled, split_of
+from jepa_core.data.records import (
+    LARGEST_LABEL,
+    RecordList,
+    RecordPacker,
+    Records,
+    first_fields,
+    first_of,
+    numbered,
+    split_of,
+    unnamed_classes,
+)
 from jepa_core.plain_json import parse_json
 
 _SHARD = re.compile(r"\.(tar|tar\.gz|tgz)$")
+CLASSES = "classes.txt"
 _BESIDE_BYTES = 2**20
 """Of a ``.cls`` or ``.json``: it is read when the shard is listed."""
 _BLOCK_BYTES = 512
@@ -39,25 +56,55 @@ class Slice:
 class Held:
     """Bytes of a member of a compressed tar, which cannot be read at a place: they stay in memory."""
 
-    content: bytes
+    content: NDArray[np.uint8]
+    start: int
+    size: int
 
     def __call__(self) -> bytes:
-        return self.content
+        return self.content[self.start : self.start + self.size].tobytes()
 
 
 @dataclass(frozen=True)
+class Members:
+    """Where the samples of shards lie.
+
+    Attributes:
+        shards: the files.
+        held: by place in ``shards``, the unpacked media of those that are compressed.
+        shard: int32 ``[N]``, the place of each sample's in ``shards``.
+        start, size: int64 ``[N]`` in bytes, of the file or of what is held of it.
+    """
+
+    shards: tuple[Path, ...]
+    held: Mapping[int, NDArray[np.uint8]]
+    shard: NDArray[np.int32]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    def reader(self, row: int, sample_id: str) -> Slice | Held:
+        """What reads the sample of a row."""
+        place, start, size = int(self.shard[row]), int(self.start[row]), int(self.size[row])
+        if place in self.held:
+            return Held(self.held[place], start, size)
+        return Slice(self.shards[place], start, size)
+
+
+@dataclass(frozen=True, slots=True)
 class _Member:
     """A file of a tar shard; those of one sample share everything before the first dot of the name.
 
     Attributes:
         key: folder and name up to the first dot.
         extension: the rest, in small letters, with that dot.
-        read: gives its bytes.
+        start, size: in bytes; of what is in memory, if ``content`` is not None, ``start`` is 0.
+        content: None = it is read later.
     """
 
     key: str
     extension: str
-    read: Slice | Held
+    start: int
+    size: int
+    content: bytes | None
 
 
 # What a header that lies makes tarfile and its decompressors raise besides.
@@ -81,29 +128,83 @@ def list_shards(root: Path, shards: Sequence[Path], media: Media[Any], columns: 
         ValueError: a shard that is torn, labels that do not fit, two media files of one key, a media file that is a
             link, a device or sparse, one whose name leads out of the shard, or a compressed shard that is a bomb.
     """
-    records = [record for shard in shards for record in _one_shard(shard, media, columns)]
+    names = tuple(shard.name for shard in shards)
+    return kept_or_listed(
+        ("shards", names, sorted(media.extensions), sorted(media.beside), columns),
+        root,
+        lambda: _listing(root, shards, media, columns),
+        lambda places: Members(tuple(shards), {}, places["shard"], places["start"], places["size"]),
+    )
+
+
+def _listing(root: Path, shards: Sequence[Path], media: Media[Any], columns: Columns) -> Listing[bytes]:
+    stamps = stamps_of([*shards, root / CLASSES])
+    packer, found = RecordPacker(), _Found(tuple(shards))
+    for place in range(len(shards)):
+        _add_shard(packer, found, place, media, columns)
+    members = found.members()
+    records = packer.packed(members)
+    kept: dict[str, NDArray[Any]] = {"shard": members.shard, "start": members.start, "size": members.size}
+    return Listing(_labelled(root, records, columns), None if members.held else kept, stamps)
+
+
+def _labelled(root: Path, records: Records[bytes], columns: Columns) -> RecordList[bytes]:
     if not columns.label_is_named:
-        return RecordList(tuple(records), class_names(root, [record.label for record in records]), "tar shards")
-    classes, labels = numbered([first_of(columns.label, record.fields) for record in records])
-    return RecordList(relabelled(records, labels), classes, f"tar shards with {columns.label[0]}")
+        return RecordList(records, class_names(root, records.labels), "tar shards")
+    classes, labels = numbered(first_fields(records, columns.label))
+    return RecordList(records.relabelled(labels), classes, f"tar shards with {columns.label[0]}")
 
 
-def class_names(root: Path, labels: Sequence[int | None]) -> tuple[str, ...]:
-    """The lines of ``classes.txt``, else the numbers up to the highest label; empty without labels and table."""
-    table = root / "classes.txt"
+class _Found:
+    """Places of samples, as they are found."""
+
+    def __init__(self, shards: tuple[Path, ...]) -> None:
+        self.shards = shards
+        self._shard, self._start, self._size = array("i"), array("q"), array("q")
+        self._held: dict[int, bytearray] = {}
+
+    def add(self, place: int, member: _Member) -> None:
+        """Where a sample of the shard at ``place`` lies, or what it holds."""
+        start = member.start
+        if member.content is not None:
+            held = self._held.setdefault(place, bytearray())
+            start = len(held)
+            held += member.content
+        self._shard.append(place)
+        self._start.append(start)
+        self._size.append(member.size)
+
+    def members(self) -> Members:
+        """All; nothing can be added after this."""
+        held = {place: np.frombuffer(content, np.uint8) for place, content in self._held.items()}
+        shard = np.frombuffer(self._shard, np.int32)
+        return Members(
+            self.shards, held, shard, np.frombuffer(self._start, np.int64), np.frombuffer(self._size, np.int64)
+        )
+
+
+def class_names(root: Path, labels: NDArray[np.int32]) -> tuple[str, ...]:
+    """The lines of ``classes.txt``, else the numbers up to the highest label; empty without labels and table.
+
+    Args:
+        root: where the table lies.
+        labels: ``[N]``, -1 = not known.
+    """
+    table = root / CLASSES
     classes = tuple(table.read_text(encoding="utf-8").split("\n")) if table.is_file() else ()
     classes = tuple(name.strip() for name in classes if name.strip())
-    known = {label for label in labels if label is not None}
-    if known and not classes:
-        classes = tuple(str(number) for number in range(max(known) + 1))
-    if any(not 0 <= label < len(classes) for label in known):
-        raise ValueError(f"{table}: expected a line for each class up to {max(known)}, got {len(classes)}")
+    highest = int(labels.max(initial=-1))
+    if highest >= 0 and not classes:
+        classes = unnamed_classes(labels, f"{root}, without a classes.txt")
+    if highest >= len(classes):
+        raise ValueError(f"{table}: expected a line for each class up to {highest}, got {len(classes)}")
     return classes
 
 
-def _one_shard(shard: Path, media: Media[Any], columns: Columns) -> Iterator[Record[bytes]]:
+def _add_shard(packer: RecordPacker, found: _Found, place: int, media: Media[Any], columns: Columns) -> None:
+    shard = found.shards[place]
     stem = _SHARD.sub("", shard.name)
-    found: dict[str, _Member] = {}
+    samples: dict[str, _Member] = {}
     labels: dict[str, int] = {}
     fields: dict[str, Mapping[str, str]] = {}
     for member in _members(shard, media):
@@ -111,14 +212,14 @@ def _one_shard(shard: Path, media: Media[Any], columns: Columns) -> Iterator[Rec
             labels[member.key] = _class_number(shard, member)
         elif member.extension == ".json":
             fields[member.key] = _fields(shard, member)
-        elif member.key in found:
+        elif member.key in samples:
             raise ValueError(f"{shard}: expected {media.one} for each key, got a second for {member.key!r}")
         else:
-            found[member.key] = member
-    for key, member in found.items():
+            samples[member.key] = member
+    for key, member in samples.items():
         said = fields.get(key, {})
-        group = first_of(columns.group, said)
-        yield Record(f"{stem}/{key}", member.read, split_of(stem), labels.get(key), group, said)
+        packer.add(f"{stem}/{key}", split_of(stem), labels.get(key), first_of(columns.group, said), said)
+        found.add(place, member)
 
 
 def _members(shard: Path, media: Media[Any]) -> list[_Member]:
@@ -129,6 +230,7 @@ def _members(shard: Path, media: Media[Any]) -> list[_Member]:
         with tarfile.open(shard, "r:*") as archive:
             compressed = _is_compressed(shard)
             for entry in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # else it would keep every header, for look-ups that never come
                 held += entry.size + _BLOCK_BYTES
                 _refuse_sizes(entry, held, most_unpacked(size) if compressed else size)
                 folder, _, name = entry.name.removeprefix("./").rpartition("/")
@@ -138,9 +240,9 @@ def _members(shard: Path, media: Media[Any]) -> list[_Member]:
                 if entry.isdir() or not (is_media or extension in media.beside):
                     continue
                 _refuse_kind(entry, is_media)
-                later = is_media and not compressed
-                read = Slice(shard, entry.offset_data, entry.size) if later else Held(_content(archive, entry))
-                members.append(_Member(f"{folder}/{stem}" if folder else stem, extension, read))
+                content = None if is_media and not compressed else _content(archive, entry)
+                key = f"{folder}/{stem}" if folder else stem
+                members.append(_Member(key, extension, entry.offset_data, entry.size, content))
     except tarfile.ReadError as error:  # it tells of each compression that the file has not, in a line of its own
         said = "no tar, or a damaged one" if "\n" in str(error) else str(error)
         raise ValueError(f"{shard}: expected a whole tar shard, got {said}; copy it again") from None
@@ -177,16 +279,19 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _class_number(shard: Path, member: _Member) -> int:
-    content = member.read()
+    content = member.content or b""
     try:
-        return int(content[:20])
+        number = int(content[:20])
     except ValueError:
-        raise ValueError(f"{shard}: expected a class number in {member.key}.cls, got {content[:40]!r}") from None
+        number = -1
+    if not 0 <= number <= LARGEST_LABEL:
+        raise ValueError(f"{shard}: expected a class number in {member.key}.cls, got {content[:40]!r}")
+    return number
 
 
 def _fields(shard: Path, member: _Member) -> Mapping[str, str]:
     """The texts and numbers of a ``.json``; lists and objects name no class."""
-    content = member.read()
+    content = member.content or b""
     try:
         found = parse_json(content)
     except ValueError:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic
 
-from jepa_core.data.records import Record
+import numpy as np
+from numpy.typing import NDArray
 
-C = TypeVar("C")
+from jepa_core.data.records import Content, Records
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def choose_root(root: str | None, place: str, sample: Path, what: str) -> Choice
 
 
 @dataclass(frozen=True)
-class Splits(Generic[C]):
+class Splits(Generic[Content]):
     """Which samples are trained on and which are held back.
 
     Attributes:
@@ -48,12 +50,25 @@ class Splits(Generic[C]):
         note: how they were chosen.
     """
 
-    train: tuple[Record[C], ...]
-    test: tuple[Record[C], ...]
+    train: Records[Content]
+    test: Records[Content]
     note: str
 
 
-def is_held_back(record: Record[C], one_in: int) -> bool:
-    """One group in so many, by a hash of its name; a record without a group is its own."""
-    name = record.group or record.sample_id
+@lru_cache(maxsize=2)  # a run asks three times for the same, and a million hashes take a second
+def held_back(records: Records[Any], one_in: int) -> NDArray[np.bool_]:
+    """Which are held back: one group in so many, by a hash of its name; a record without a group is its own.
+
+    Returns:
+        bool ``[N]``.
+    """
+    groups = records.groups
+    of_group = [_is_held_back(name, one_in) for name in groups.values]
+    held = np.array([*of_group, False])[groups.codes]  # the last, which -1 leads to, is looked at below
+    for row in np.flatnonzero(groups.codes < 0).tolist():
+        held[row] = _is_held_back(records.sample_id(row), one_in)
+    return held
+
+
+def _is_held_back(name: str, one_in: int) -> bool:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") % one_in == 0

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jepa_core.contracts import BadSample
-from jepa_core.data.records import Columns, Label, Media, Record, RecordList, first_of, number_labels, split_of
+from jepa_core.data.media import Columns, Media
+from jepa_core.data.records import Label, RecordList, RecordPacker, first_of, number_labels, split_of
 from jepa_core.plain_json import parse_json
 
 HELD_BYTES = 256 * 2**20
@@ -46,20 +50,17 @@ def list_parquet(root: Path, files: Sequence[Path], media: Media[Any], columns: 
     Raises:
         ValueError: a file that cannot be read, without such columns, or with a row group above 1 GiB.
     """
-    groups = RowGroups()
     tables = [_open_table(file, media, columns) for file in files]
     names = {table.names for table in tables}
     if len(names) > 1:
         raise ValueError(f"{root}: expected the same class names in all Parquet files, got {len(names)} lists")
     told = [row for table in tables for row in table.told()]
-    labels = [label for label, _ in told]
-    classes, numbers = number_labels(labels, next(iter(names)), str(root))
-    places = (place for table in tables for place in table.places(root, groups))
-    records = [
-        Record(sample_id, row, split, label, first_of(columns.group, fields), fields)
-        for (sample_id, split, row), label, (_, fields) in zip(places, numbers, told, strict=True)
-    ]
-    return RecordList(tuple(records), classes, "Parquet tables")
+    classes, numbers = number_labels([label for label, _ in told], next(iter(names)), str(root))
+    packer = RecordPacker()
+    places = (place for table in tables for place in table.places(root))
+    for (sample_id, split), number, (_, fields) in zip(places, numbers, told, strict=True):
+        packer.add(sample_id, split, number, first_of(columns.group, fields), fields)
+    return RecordList(packer.packed(_Rows.of(tables)), classes, "Parquet tables")
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,12 @@ class _Table:
             said[self.label] = self.names[number]
         return {name: str(value) for name, value in said.items()}
 
-    def places(self, root: Path, groups: RowGroups) -> Iterator[tuple[str, str, _Row]]:
-        """Sample id, split and place of each row."""
-        split = split_of(self.path.name)
+    def places(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Sample id and split of each row."""
         folder = self.path.parent.name if self.path.parent != root else ""
+        split = split_of(self.path.name) or split_of(folder)
         inside = self.path.relative_to(root).with_suffix("") if root.is_dir() else Path(self.path.stem)
-        count = 0
-        for group, rows in enumerate(self.groups):
-            for row in range(rows):
-                yield f"{inside.as_posix()}/{count:08d}", split or split_of(folder), _Row(groups, self, group, row)
-                count += 1
+        return ((f"{inside.as_posix()}/{row:08d}", split) for row in range(sum(self.groups)))
 
 
 class RowGroups:
@@ -159,6 +156,38 @@ def _content_of(file: Any, group: int, content: str) -> Any:
             raise ValueError(f"expected at most {LARGEST_GROUP_BYTES} bytes in a row group, got more")
         found.append(batch.column(0))
     return pyarrow.chunked_array(found)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of Parquet files.
+
+    Attributes:
+        groups: reads them.
+        tables: the files.
+        table, group: int32 ``[G]`` of each row group of all files: its file, and its place there.
+        ends: int64 ``[G]``, rows up to the end of each.
+    """
+
+    groups: RowGroups
+    tables: tuple[_Table, ...]
+    table: NDArray[np.int32]
+    group: NDArray[np.int32]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tables: Sequence[_Table]) -> _Rows:
+        """Of files, one after the other."""
+        of_table = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.groups) for table in tables])
+        of_group = np.array([place for table in tables for place in range(len(table.groups))], np.int32)
+        counts = np.array([rows for table in tables for rows in table.groups], np.int64)
+        return cls(RowGroups(), tuple(tables), of_table, of_group, np.cumsum(counts))
+
+    def reader(self, row: int, sample_id: str) -> _Row:
+        """What reads a row, counted over all files."""
+        place = int(np.searchsorted(self.ends, row, side="right"))
+        start = int(self.ends[place - 1]) if place else 0
+        return _Row(self.groups, self.tables[int(self.table[place])], int(self.group[place]), row - start)
 
 
 @dataclass(frozen=True)
