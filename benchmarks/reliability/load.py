@@ -2,10 +2,10 @@
 
     python benchmarks/reliability/load.py <folder> [--samples 1000000] [--batches-of-an-hour 62500]
 
-Makes the data in the folder (6 GB) unless they are there, and writes results/load.json. The samples are PNG files of 16 x
-16 pixels, so that the loader has little to decode and much to look up. Throughput is counted in samples for each second
-of CPU time of the loader's processes and of the one that asks: other work on the machine changes the time on the clock,
-not this.
+Makes the data in the folder (6 GB) unless they are there, and writes results/load.json. The samples are PNG files of
+16 by 16 pixels: the loader has little to decode and much to look up. Throughput is counted in samples for each second
+of CPU time of the loader's processes and of the one that asks: other work on the machine changes the time on the
+clock, not this.
 """
 
 from __future__ import annotations

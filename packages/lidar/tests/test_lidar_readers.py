@@ -306,4 +306,4 @@ def test_format_samples_of_a_real_sensor() -> None:
     # Every ascii row is one of the scan's points, with its reflectance.
     keys = {tuple(row) for row in np.round(binary.points, 2).tolist()}
     assert np.mean([tuple(row) in keys for row in np.round(ascii_rows.points, 2).tolist()]) > 0.99
-    assert scan_format(Path("A.PCD.BIN")) == ".pcd.bin"
+    assert scan_format("A.PCD.BIN") == ".pcd.bin"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +13,12 @@ from jepa_core.contracts import BadSample
 from jepa_core.seeds import sample_seed
 from jepa_lidar.augment import Augment, augmented
 from jepa_lidar.geometry import Boxes, VoxelGrid
-from jepa_lidar.readers import FORMATS, read_scan, scan_format
+from jepa_lidar.readers import read_scan, scan_format
+from jepa_lidar.scan_list import BOXES_TABLE, Frame, list_frames
 from jepa_lidar.simulate import Scene, Sensor, simulate_scene
 from jepa_lidar.voxels import Points, join_scans
 
-REAR = "#rear"
-_SCANS_TABLE, _BOXES_TABLE = "scans.csv", "boxes_lidar.csv"
 _BOX_COLUMNS = ("x", "y", "z", "length", "width", "height", "yaw")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One sample of a folder.
-
-    Attributes:
-        index: its place in the data set.
-        sample_id: path relative to the root, and ``#rear`` for the rear half of a scan.
-        group: folder of the file relative to the root; scans of one group may be consecutive.
-        number: the last number in the file's name (frame or time stamp), else its place in the group.
-        path: the file.
-        rear: whether it is the rear half, turned to the front.
-    """
-
-    index: int
-    sample_id: str
-    group: str
-    number: int
-    path: Path
-    rear: bool
 
 
 class LidarScans:
@@ -78,31 +53,34 @@ class LidarScans:
         self.view_deg = view_deg
         if halves and grid.low_m[0] < 0:
             raise ValueError(f"halves: expected a grid that begins at x = 0, got {grid.name} from {grid.low_m[0]} m")
-        self._frames = _list_frames(self.root, halves)
+        self._frames = list_frames(self.root, halves)
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def sample_id(self, index: int) -> str:
         """Path relative to the root, the same on every machine."""
-        return self._frames[index].sample_id
+        return self._frames.sample_id(index)
 
     def group(self, index: int) -> str:
         """Folder of the scan: samples of one group must not stand on both sides of a split."""
-        return self._frames[index].group
+        return self._frames.group_at(index)
 
-    def frames(self, group: str | None = None) -> tuple[Frame, ...]:
+    def frames(self, group: str | None = None) -> Sequence[Frame]:
         """The samples of a group, or of all, in order: to split a drive in time with a gap between the parts."""
-        return tuple(frame for frame in self._frames if group is None or frame.group == group)
+        if group is None:
+            return self._frames
+        return [self._frames[place] for place in self.places_by_group().get(group, np.empty(0, np.int64)).tolist()]
 
-    def subset(self, indices: Sequence[int]) -> LidarScans:
+    def places_by_group(self) -> dict[str, NDArray[np.int64]]:
+        """The indices of the samples of each group, groups in order."""
+        return self._frames.places_by_group()
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> LidarScans:
         """The same data set with these samples only, in this order."""
         chosen = object.__new__(LidarScans)
         chosen.__dict__.update(self.__dict__)
-        chosen._frames = tuple(
-            Frame(place, f.sample_id, f.group, f.number, f.path, f.rear)
-            for place, f in enumerate(self._frames[index] for index in indices)
-        )
+        chosen._frames = self._frames.take(indices)
         return chosen
 
     def without_augmentation(self) -> LidarScans:
@@ -209,8 +187,8 @@ def recorded_boxes(path: Path) -> Boxes | None:
     Raises:
         ValueError: the table lacks a column or holds something else than numbers.
     """
-    table = path.parent.parent / _BOXES_TABLE
-    frame = path.name[: len(path.name) - len(scan_format(path) or path.suffix)]
+    table = path.parent.parent / BOXES_TABLE
+    frame = path.name[: len(path.name) - len(scan_format(path.name) or path.suffix)]
     if not frame.isdecimal() or not table.is_file():
         return None
     wanted = ("frame", "class", *_BOX_COLUMNS)
@@ -245,63 +223,3 @@ def _cut(
             f"got none of {len(points)}"
         )
     return kept
-
-
-def _list_frames(root: Path, halves: bool) -> tuple[Frame, ...]:
-    endings = ", ".join(FORMATS)
-    if not root.is_dir():
-        raise ValueError(f"data.root: expected a folder with LiDAR scans ({endings}), got {root}, which is no folder")
-    paths = sorted(_scan_files(root), key=lambda path: _natural(path.relative_to(root).as_posix()))
-    if not paths:
-        raise ValueError(f"data.root: expected LiDAR scans ({endings}) below {root}, got none")
-    groups: dict[str, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
-    found: list[tuple[str, str, int, Path, bool]] = []
-    for group, members in groups.items():
-        sides = (False, True) if halves and _full_circle(members) else (False,)
-        for place, path in enumerate(members):
-            name = path.relative_to(root).as_posix()
-            number = _number(path, place)
-            found.extend((name + REAR if rear else name, group, number, path, rear) for rear in sides)
-    return tuple(Frame(index, *entry) for index, entry in enumerate(found))
-
-
-def _scan_files(root: Path) -> Iterator[Path]:
-    seen: set[str] = set()
-    listed: set[Path] = set()  # folders below a table, where only folders named "scans" count
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
-            subfolders.clear()
-            continue
-        seen.add(real)
-        if _SCANS_TABLE in files or _BOXES_TABLE in files or here.parent in listed:
-            listed.add(here)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if here in listed and here.name != "scans":
-            continue
-        yield from (here / name for name in files if not name.startswith(".") and scan_format(here / name))
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Sort key by which ``scan_2`` comes before ``scan_10``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _number(path: Path, place: int) -> int:
-    ending = scan_format(path) or ""
-    numbers = re.findall(r"\d+", path.name[: len(path.name) - len(ending)])
-    return int(numbers[-1]) if numbers else place
-
-
-def _full_circle(members: Sequence[Path]) -> bool:
-    """Whether a group's scans look behind the sensor, judged by the first one that can be read."""
-    for path in members:
-        try:
-            x = read_scan(path).points[:, 0]
-        except BadSample:
-            continue  # not lost: it is still a sample, and load() reports it
-        return bool((x < -1.0).mean() > 0.1)
-    return False

@@ -65,9 +65,10 @@ class Scan:
         return np.stack([known[name] for name in features], axis=1).astype(np.float32)
 
 
-def scan_format(path: Path) -> str | None:
-    """The ending of :data:`FORMATS` that ``path`` has, whatever its case; None when it has none of them."""
-    return next((ending for ending in FORMATS if path.name.lower().endswith(ending)), None)
+def scan_format(name: str) -> str | None:
+    """The ending of :data:`FORMATS` that a file's name has, whatever its case; None when it has none of them."""
+    small = name.lower()
+    return next((ending for ending in FORMATS if small.endswith(ending)), None)
 
 
 def read_scan(path: str | Path, intensity_scale: float | None = None) -> Scan:
@@ -82,7 +83,7 @@ def read_scan(path: str | Path, intensity_scale: float | None = None) -> Scan:
         BadSample: with one line: path, what was expected, what came.
     """
     path = Path(path)
-    ending = scan_format(path)
+    ending = scan_format(path.name)
     if ending is None:
         raise BadSample(f"{path}: expected a scan ({', '.join(FORMATS)}), got the ending {path.suffix!r}")
     try:

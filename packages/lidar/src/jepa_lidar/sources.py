@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from jepa_core.contracts import BadSample
 from jepa_core.evaluation_source import Labelled, Split
 from jepa_lidar.augment import Augment
-from jepa_lidar.data import Frame, LidarScans, SimulatedScans, in_view, sensor_for
+from jepa_lidar.data import LidarScans, SimulatedScans, in_view, sensor_for
 from jepa_lidar.geometry import GRIDS, VoxelGrid, points_in_boxes
 from jepa_lidar.probe import ProbeScan, ProbeSplit
+from jepa_lidar.scan_list import Frame
 from jepa_lidar.settings import SIMULATED, LidarRun
 from jepa_lidar.simulate import Sensor
 
@@ -65,8 +67,8 @@ def training_source(config: LidarRun) -> LidarScans | SimulatedScans:
             config.data.view_deg,
         )
     scans = _scans(config, root)
-    kept = [frame.index for frame, part in _parts(config, scans) if part == "train"]
-    if not kept:
+    kept = np.flatnonzero(_parts(config, scans) == _TRAIN)
+    if not len(kept):
         raise ValueError(
             f"data.root: {root} has {len(scans)} scans in folders too small to hold any back for the probe; "
             "set probe.train_until=1 to train on all of them without one"
@@ -79,7 +81,7 @@ def held_back(config: LidarRun) -> int:
     root = choose_root(config).root
     if root == SIMULATED:
         return 0
-    return sum(part != "train" for _, part in _parts(config, _scans(config, root)))
+    return int((_parts(config, _scans(config, root)) != _TRAIN).sum())
 
 
 def probe_split(config: LidarRun) -> ProbeSplit | None:
@@ -100,8 +102,11 @@ def evaluation_source(config: LidarRun, split: Split) -> Labelled | None:
     if root == SIMULATED:
         return _unlabelled(_evaluated_scenes(config, grid, split))
     scans = _scans(config, root)
-    chosen = [frame.index for frame, part in _parts(config, scans) if split in ("all", part)]
-    return _unlabelled(scans.subset(chosen).without_augmentation()) if chosen else None
+    parts = _parts(config, scans)
+    chosen = (
+        np.arange(len(scans)) if split == "all" else np.flatnonzero(parts == {"train": _TRAIN, "test": _TEST}[split])
+    )
+    return _unlabelled(scans.subset(chosen).without_augmentation()) if len(chosen) else None
 
 
 def _evaluated_scenes(config: LidarRun, grid: VoxelGrid, split: Split) -> SimulatedScans:
@@ -171,20 +176,22 @@ def _simulated_scan(source: SimulatedScans, index: int) -> ProbeScan:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _parts(config: LidarRun, scans: LidarScans) -> list[tuple[Frame, str]]:
-    """Every frame as ``train``, ``gap`` or ``test``. Where any drive has boxes, only such are held back from."""
+_TRAIN, _GAP, _TEST = range(3)
+
+
+def _parts(config: LidarRun, scans: LidarScans) -> NDArray[np.int8]:
+    """Of every frame whether it is trained on, in the gap, or tested on, ``[N]``.
+
+    Where any drive has boxes, only such are held back from.
+    """
     labelled = _labelled_groups(scans)
     until, start = _shares(config, bool(labelled))
-    groups: dict[str, list[Frame]] = {}
-    for frame in scans.frames():
-        groups.setdefault(frame.group, []).append(frame)
-    found = []
-    for group, members in groups.items():
-        whole = until >= 1 or (labelled and group not in labelled)
-        first, second = int(until * len(members)), int(start * len(members))
-        for place, frame in enumerate(members):
-            part = "train" if whole or place < first else "test" if place >= second else "gap"
-            found.append((frame, part))
+    found = np.full(len(scans), _TRAIN, np.int8)
+    for group, places in scans.places_by_group().items():
+        if until < 1 and (not labelled or group in labelled):
+            found[places] = _GAP
+            found[places[int(start * len(places)) :]] = _TEST
+            found[places[: int(until * len(places))]] = _TRAIN
     return found
 
 
@@ -197,17 +204,18 @@ def _shares(config: LidarRun, labelled: bool) -> tuple[float, float]:
 
 
 def _labelled_groups(scans: LidarScans) -> set[str]:
-    groups = {frame.group: frame.index for frame in reversed(scans.frames())}
-    return {group for group, index in groups.items() if scans.boxes_for(index) is not None}
+    by_group = scans.places_by_group()
+    return {group for group, places in by_group.items() if scans.boxes_for(int(places[0])) is not None}
 
 
 def _recorded_split(config: LidarRun, scans: LidarScans) -> ProbeSplit | None:
     labelled = _labelled_groups(scans)
     plain = scans.without_augmentation()
+    parts = zip(scans.frames(), _parts(config, scans).tolist(), strict=True)
     # A rear half has no boxes: they cover the view forward.
-    parts = [(frame, part) for frame, part in _parts(config, scans) if _counts(frame, labelled)]
-    train = _spread([frame for frame, part in parts if part == "train"], config.probe.train_scans)
-    test = _spread([frame for frame, part in parts if part == "test"], config.probe.test_scans)
+    counted = [(frame, part) for frame, part in parts if _counts(frame, labelled)]
+    train = _spread([frame for frame, part in counted if part == _TRAIN], config.probe.train_scans)
+    test = _spread([frame for frame, part in counted if part == _TEST], config.probe.test_scans)
     blocks = [place * min(BLOCKS, len(test)) // len(test) for place in range(len(test))]
     fitted = [scan for frame in train if (scan := _recorded_scan(config, plain, frame, 0))]
     tested = [scan for f, block in zip(test, blocks, strict=True) if (scan := _recorded_scan(config, plain, f, block))]
