@@ -113,9 +113,52 @@ def numbers() -> Iterator[str]:
     )
 
 
+def load() -> Iterator[str]:
+    """Starts with, and epochs over, a million samples."""
+    yield (HERE / "load.md").read_text()
+    found = read("load")
+    yield table(
+        [
+            *(
+                "layout",
+                "samples",
+                "first list: s",
+                "list again: s",
+                "first batch again: s",
+                "grown, first: MiB",
+                "again: MiB",
+            ),
+            *("kept: MiB", "command: s", "of 1,000 samples: s"),
+        ],
+        [
+            [
+                *(layout, e["first"]["samples"], e["first"]["list_s"], e["next"]["list_s"], e["next"]["first_batch_s"]),
+                *(e["first"]["grown_mib"], e["next"]["grown_mib"], e["kept_mib"]),
+                *(e["command_s"], e["command_of_a_thousand_s"]),
+            ]
+            for layout, e in found["starts"].items()
+        ],
+    )
+    yield (HERE / "load_epochs.md").read_text()
+    head = "epochs|batches|samples read|own memory at first: MiB|at the end: MiB|samples per CPU s at first|at the end|ratio"
+    yield table(
+        head.split("|"), [[name, *_epochs(each["rows"], found["batch"])] for name, each in found["epochs"].items()]
+    )
+
+
+def _epochs(rows: list[dict[str, Any]], batch: int) -> list[Any]:
+    start = {"samples": 0, "cpu_s": 0.0}
+    rates = [
+        (b["samples"] - a["samples"]) / (b["cpu_s"] - a["cpu_s"]) for a, b in zip([start, *rows], rows, strict=False)
+    ]
+    own = [" and ".join(f"{mib:.0f}" for mib in row["own_mib"]) for row in (rows[0], rows[-1])]
+    ends = [f"{rates[0]:.0f}", f"{rates[-1]:.0f}", f"{rates[-1] / rates[0]:.3f}"]
+    return [rows[-1]["samples"] // batch, rows[-1]["samples"], *own, *ends]
+
+
 def main() -> None:
     """The page, and after it what is written beside it."""
-    parts = [(HERE / "head.md").read_text(), *resume(), *kills(), *checkpoints(), *numbers()]
+    parts = [(HERE / "head.md").read_text(), *resume(), *kills(), *checkpoints(), *numbers(), *load()]
     if FURTHER.exists():
         parts.append(FURTHER.read_text())
     PAGE.write_text("\n".join(parts))
