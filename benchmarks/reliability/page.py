@@ -140,7 +140,9 @@ def load() -> Iterator[str]:
         ],
     )
     yield (HERE / "load_epochs.md").read_text()
-    head = "epochs|batches|samples read|own memory at first: MiB|at the end: MiB|samples per CPU s at first|at the end|ratio"
+    head = (
+        "epochs|batches|samples read|own memory at first: MiB|at the end: MiB|samples a CPU s, first|at the end|ratio"
+    )
     yield table(
         head.split("|"), [[name, *_epochs(each["rows"], found["batch"])] for name, each in found["epochs"].items()]
     )
