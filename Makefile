@@ -14,7 +14,7 @@ NO_SECRETS := /(samples|results)/|_golden\.json$$|\.lock$$
 TYPED := $(addsuffix /src,$(PACKAGES)) tools examples
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint audit lock clean
+.PHONY: help train test lint audit bench-quick lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-6s %s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ audit: $(READY) ## known faults of the pinned versions; needs a network, as it a
 	@$(BIN)/uv tool run --quiet pip-audit --strict --requirement requirements.lock --no-deps --disable-pip \
 		--progress-spinner off || { echo "make audit: faults were found, or the database could not be asked (it needs \
 	a network): then nothing is known of these versions" >&2; exit 1; }
+
+bench-quick: $(READY) ## has a step become slower than what is stored for this machine? under five minutes
+	$(BIN)/python benchmarks/speed/quick.py
 
 lock: $(READY) ## write requirements.lock anew from the packages' pyproject files
 	printf './packages/audio\n./packages/causal\n./packages/core\n./packages/lidar[spconv]\n./packages/vision\n' | $(BIN)/uv pip compile - --group dev --universal \
