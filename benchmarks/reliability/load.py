@@ -3,9 +3,9 @@
     python benchmarks/reliability/load.py <folder> [--samples 1000000] [--batches-of-an-hour 62500]
 
 Makes the data in the folder (6 GB) unless they are there, and writes results/load.json. The samples are PNG files of
-16 by 16 pixels: the loader has little to decode and much to look up. Throughput is counted in samples for each second
-of CPU time of the loader's processes and of the one that asks: other work on the machine changes the time on the
-clock, not this.
+16 by 16 pixels: the loader has little to decode and much to look up. At the end a loader's speed is measured in turns
+with that of a fresh one, which begins at samples that neither has read, by the processor time of all processes of
+each: other work on the machine slows both and leaves the ratio alone.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from jepa_vision.image_files import find_images
 
 SIDE, CLASSES, IN_A_SHARD, IN_A_FOLDER = 16, 10, 10_000, 1_000
 BATCH, WORKERS, POINTS = 64, 2, 40
+TURNS, TURN_BATCHES = 31, 60
+"""Of a loader at its end against one that has just begun: turns, and the batches of each in a turn."""
 LAYOUTS = ("shards", "folder")
 
 
@@ -149,32 +151,64 @@ class Listed(Images):
         return self.objects[index].sample_id
 
 
-def watch_epochs(root: str, batches: int, control: bool) -> dict[str, Any]:
-    """Memory of each loader process and samples a CPU second, at even distances over so many batches."""
+def make_loader(root: str, control: bool, position: int = 0) -> Loader:
+    """Two processes over a root, its records in columns or, for the control, as objects; from a position on."""
     source = Images(find_images(root).records, (SIDE, SIDE), Augment())
     source = Listed(source) if control else source
-    loader = Loader(source, Sampler(len(source), 0, BATCH), 0, workers=WORKERS)
-    me, rows = psutil.Process(), []
+    return Loader(source, Sampler(len(source), 0, BATCH, position=position), 0, workers=WORKERS)
+
+
+def watch_epochs(root: str, batches: int, control: bool) -> dict[str, Any]:
+    """Memory of each loader process at even distances over so many batches, and the speed at the end."""
+    loader, me, rows = make_loader(root, control), psutil.Process(), []
     loader.next()
-    begin_s, cpu_s = time.perf_counter(), _cpu_s(me)
     for batch in range(1, batches + 1):
         loader.next()
         if batch % max(1, batches // POINTS) == 0:
-            now_s, now_cpu_s = time.perf_counter(), _cpu_s(me)
-            rows.append(
-                {
-                    "samples": batch * BATCH,
-                    "clock_s": round(now_s - begin_s, 1),
-                    "cpu_s": round(now_cpu_s - cpu_s, 2),
-                    "own_mib": [round(child.memory_full_info().uss / 2**20, 1) for child in me.children()],
-                }
-            )
-    loader.close()
-    return {"samples": len(source), "rows": rows}
+            own_mib = [round(child.memory_full_info().uss / 2**20, 1) for child in me.children()]
+            rows.append({"samples": batch * BATCH, "own_mib": own_mib})
+    return {"rows": rows, "ratios": _against_fresh(root, control, loader)}
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children()))
+def _against_fresh(root: str, control: bool, old: Loader) -> list[float]:
+    """How fast a loader still is: processor time of a fresh one's batches over that of its own, in turns."""
+    me = psutil.Process()
+    mine = me.children()
+    ahead = old.global_position + 2 * TURNS * TURN_BATCHES * BATCH
+    words = [sys.executable, __file__, "--serve", root, "yes" if control else "no", str(ahead)]
+    ratios = []
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as fresh:
+        assert fresh.stdin is not None and fresh.stdout is not None
+        for turn in range(TURNS + 2):
+            own_s = _taken_s(old, [me, *mine])
+            fresh.stdin.write("\n")
+            fresh.stdin.flush()
+            fresh_s = float(fresh.stdout.readline())
+            if turn >= 2:
+                ratios.append(fresh_s / own_s)
+        fresh.stdin.close()
+    old.close()
+    return ratios
+
+
+def serve(root: str, control: bool, position: int) -> None:
+    """A fresh loader: seconds of processor time of a turn for each line that is read."""
+    loader, me = make_loader(root, control, position), psutil.Process()
+    loader.next()
+    for _ in sys.stdin:
+        print(_taken_s(loader, [me, *me.children()]), flush=True)
+
+
+def _taken_s(loader: Loader, processes: Sequence[psutil.Process]) -> float:
+    """Of a turn's batches; what the workers have read ahead counts in the turn before, evenly in all turns."""
+    before_s = _cpu_s(processes)
+    for _ in range(TURN_BATCHES):
+        loader.next()
+    return _cpu_s(processes) - before_s
+
+
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    return sum(sum(each.cpu_times()[:2]) for each in processes)
 
 
 def main() -> None:
@@ -184,10 +218,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--batches-of-an-hour", type=int, default=62_500)
     parser.add_argument("--start-once")
+    parser.add_argument("--serve", nargs=3, metavar=("ROOT", "CONTROL", "POSITION"))
     parser.add_argument("--epochs", nargs=3, metavar=("ROOT", "BATCHES", "CONTROL"))
     wanted = parser.parse_args()
     if wanted.start_once:
         print(json.dumps(start_once(wanted.start_once)))
+    elif wanted.serve:
+        serve(wanted.serve[0], wanted.serve[1] == "yes", int(wanted.serve[2]))
     elif wanted.epochs:
         root, batches, control = wanted.epochs
         print(json.dumps(watch_epochs(root, int(batches), control == "yes")))

@@ -47,7 +47,7 @@ class Slice:
     size: int
 
     def __call__(self) -> bytes:
-        with self.path.open("rb") as file:
+        with self.path.open("rb", buffering=0) as file:  # a buffer would read more than the member, to copy a part
             file.seek(self.start)
             return file.read(self.size)
 
