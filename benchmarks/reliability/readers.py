@@ -94,6 +94,13 @@ def _media_table(folder: Path, made: Mutant) -> None:
     _images_of(folder)
 
 
+def _saved_dataset(folder: Path, made: Mutant) -> None:
+    for seed in seed_files.saved_datasets():
+        _put(folder, Mutant(seed.name, seed.content, ""))
+    _put(folder, made)
+    _images_of(folder)
+
+
 def _table(folder: Path, made: Mutant) -> None:
     from jepa_core.compare.inputs import load
 
@@ -187,6 +194,7 @@ READERS = {
     "points": Reader("KITTI, nuScenes, PCD, PLY, npz", seed_files.points, _scan),
     "shards": Reader("tar and tar.gz of images", seed_files.shards, _shard),
     "media tables": Reader("Parquet of images", seed_files.media_tables, _media_table),
+    "saved datasets": Reader("Arrow and JSON of a saved dataset", seed_files.saved_datasets, _saved_dataset),
     "embeddings": Reader("Parquet, npy, npz, safetensors", seed_files.tables, _table),
     "slots": Reader("npz, safetensors, Parquet", seed_files.slots, _slots),
     "configuration": Reader("recipes, config.yaml", seed_files.recipes, _configuration),
