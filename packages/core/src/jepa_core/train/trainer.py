@@ -30,8 +30,8 @@ from jepa_core.monitor.console import Console
 from jepa_core.monitor.verdict import TOTAL
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
-from jepa_core.train import optim, state
-from jepa_core.train.blocks import batch_norms, compile_blocks
+from jepa_core.train import optim, resumable, state
+from jepa_core.train.blocks import compile_blocks, joined_batch_warning
 from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
@@ -102,16 +102,26 @@ class Trainer:
         self._saver = saver(parts.run_dir, settings.keep_checkpoints)
         self.best = Best(best_figure(parts.config))
         state.seed_everything(parts.config.seed, 0, launch.rank)
-        self._tell_batch_norm()
+        if warning := joined_batch_warning(self.method, settings.accumulation, launch.world):
+            self.console.warn(warning)
 
     # ------------------------------------------------------------------------------------------- resume and save
 
     def restore(self, stored: Checkpoint) -> None:
-        """Goes on from a checkpoint; what cannot be exact is said."""
+        """Goes on from a checkpoint; what cannot be exact is said.
+
+        Raises:
+            ConfigError, CheckpointError: another seed, or it does not fit; nothing on the disk is changed.
+        """
+        with resumable.fitting(stored):
+            self._take_over(stored)
+
+    def _take_over(self, stored: Checkpoint) -> None:
         if stored.state["seed"] != self.config.seed:
             raise ConfigError(
                 f"seed: this run began with {stored.state['seed']}, got {self.config.seed}; keep it to resume"
             )
+        resumable.check(stored, self.method, self.optimizer, self.launch.rank)
         checkpoints.load_into(self.method, stored.model, str(stored.path))
         state.load_optimizer(self.optimizer, stored.optimizer, stored.optimizer_scalars)
         self.step, self.seconds = stored.step, stored.state["seconds"]
@@ -298,15 +308,6 @@ class Trainer:
         limit = self.config.trainer.clip_norm or math.inf
         # An infinite limit leaves gradients as they are: the factor is clamped to 1.
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
-
-    def _tell_batch_norm(self) -> None:
-        accumulation, world = self.config.trainer.accumulation, self.launch.world
-        found = batch_norms(self.method, across=world > 1, accumulated=accumulation > 1)
-        if found:
-            self.console.warn(
-                f"batch norm ({len(found)} layers, the first is {found[0]}) does not see the joined batch: "
-                f"accumulation={accumulation} on {world} processes is not the same as one larger batch"
-            )
 
     def _tell_silent_parameters(self) -> None:
         silent = self._gradients.observe()
