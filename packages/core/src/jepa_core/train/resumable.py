@@ -36,7 +36,7 @@ def check(stored: Checkpoint, method: nn.Module, optimizer: torch.optim.Optimize
 
     Args:
         stored: as read.
-        method: of the run that goes on; names are told by the strict load that follows.
+        method: of the run that goes on; the strict load before this has told of names and shapes.
         optimizer: its parameter groups have ``names``.
         rank: this process; its random state is looked at where there is one.
 

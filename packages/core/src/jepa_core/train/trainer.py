@@ -121,8 +121,8 @@ class Trainer:
             raise ConfigError(
                 f"seed: this run began with {stored.state['seed']}, got {self.config.seed}; keep it to resume"
             )
-        resumable.check(stored, self.method, self.optimizer, self.launch.rank)
         checkpoints.load_into(self.method, stored.model, str(stored.path))
+        resumable.check(stored, self.method, self.optimizer, self.launch.rank)
         state.load_optimizer(self.optimizer, stored.optimizer, stored.optimizer_scalars)
         self.step, self.seconds = stored.step, stored.state["seconds"]
         self._position = stored.state["global_position"]
