@@ -195,6 +195,7 @@ STATE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no monitor": (lambda s: s.update(monitor=None), "cannot be gone on from"),
     "an unknown state": (lambda s: s["monitor"].update(state="x"), "monitor: expected one of"),
     "measurements that are text": (lambda s: s["monitor"].update(measured="3"), "monitor: expected a whole number"),
+    "a beginning of text": (lambda s: next(iter(s["monitor"]["beginnings"].values())).update(rank="nan"), "monitor"),
     "a best elsewhere": (lambda s: s["best"].update(step="../../x"), "best: expected"),
 }
 

@@ -24,7 +24,8 @@ def check_stored(state: Mapping[str, Any], states: Sequence[str]) -> None:
     if state["state"] not in states or not isinstance(state.get("moved", False), bool):
         raise ValueError(f"monitor: expected one of {', '.join(states)}, got {state['state']!r}")
     for beginning in state["beginnings"].values():
-        _check_numbers(beginning.values())
+        if not all(isinstance(value, int | float) for value in beginning.values()):
+            raise ValueError(f"monitor: expected numbers, got {beginning!r}")
     loss = dict(state["loss"])
     _check_numbers(loss.pop("recent"))
     _check_numbers(loss.values())
