@@ -59,8 +59,8 @@ def _check_position(stored: Checkpoint) -> None:
     if not _is_number(seconds) or not 0 <= seconds < math.inf:
         raise ValueError(f"seconds: expected a number of at least 0, got {seconds!r}")
     known = state["shape"].items()
-    if not all(isinstance(value, int | str) for _, value in known):
-        raise ValueError(f"shape: expected whole numbers and texts, got {state['shape']!r}")
+    if not all(isinstance(value, int | float | str) for _, value in known):
+        raise ValueError(f"shape: expected numbers and texts, got {state['shape']!r}")
 
 
 def _count(value: object, name: str) -> None:

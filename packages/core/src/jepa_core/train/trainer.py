@@ -223,7 +223,8 @@ class Trainer:
         # Several processes need the gradient of each parameter from the first step on.
         steps = 3 if launch.world == 1 else 1
         self._gradients = optim.GradientCheck(self.groups, steps)
-        self._watch = FiniteWatch(launch.control, optim.weight_norm(self.groups), self.config.trainer.max_weight_growth)
+        weights, floor = optim.weight_norm(self.groups), optim.usual_norm(self.groups)
+        self._watch = FiniteWatch(launch.control, weights, config.trainer.max_weight_growth, floor)
         self._meter = Meter(self.samples_per_step, launch.device)
 
     def _loop(self, stop: StopRequest) -> bool:
@@ -273,7 +274,8 @@ class Trainer:
     def _take_step(self, window: list[Batch]) -> tuple[list[Losses], Tensor]:
         """Forward, backward, clip, optimiser, target update; no host synchronisation."""
         step, settings = self.step + 1, self.config.trainer
-        optim.apply_rates(self.optimizer, rates_at(step, settings.max_steps, self.config.optimizer))
+        rates = rates_at(step, settings.max_steps, self.config.optimizer)
+        optim.apply_rates(self.optimizer, rates)
         self._join_counts(window)
         self.method.watched = self._is_measured(step)
         losses = []
@@ -283,9 +285,10 @@ class Trainer:
                 out: Losses = self._wrapped(batch, step)
                 self.launch.accelerator.backward(out.total / len(window))
             losses.append(out)
-        norm = self._clip()
+        norm = optim.clip_gradients(self.groups, settings.clip_norm)
         self._tell_silent_parameters()
-        self.optimizer.step()
+        if self._watch.allows(step, optim.differing_rate(self.optimizer, rates), window):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(step)
         self.step, self._position = step, self._loader.global_position
@@ -301,13 +304,6 @@ class Trainer:
         joint = None if counts[0] is None else sum_over_processes(torch.stack(counts).sum(0))
         for batch in window:
             batch.joint_counts, batch.micro_batches = joint, len(window)
-
-    def _clip(self) -> Tensor:
-        """The gradient norm before clipping."""
-        parameters = [parameter for group in self.groups for _, parameter in group.parameters]
-        limit = self.config.trainer.clip_norm or math.inf
-        # An infinite limit leaves gradients as they are: the factor is clamped to 1.
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def _tell_silent_parameters(self) -> None:
         silent = self._gradients.observe()
