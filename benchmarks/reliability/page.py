@@ -106,11 +106,22 @@ def numbers() -> Iterator[str]:
         ["subject", "steps", "peak learning rate", "largest growth in one step"],
         [[e["subject"], e["steps"], e["learning_rate"], e["largest"]] for e in found["healthy"]],
     )
+    yield from growth()
     yield "What it costs, each recipe at its own batch size (`python benchmarks/reliability/watch_cost.py`):\n"
     yield table(
         ["subject", "weights", "step: ms", "watch: ms", "share"],
         [[k, e["weights"], e["step_ms"], e["watch_ms"], f"{e['share']:.2%}"] for k, e in read("watch_cost").items()],
     )
+
+
+def growth() -> Iterator[str]:
+    """Of longer runs and larger models."""
+    if not (RESULTS / "growth.json").exists():
+        return
+    yield (HERE / "growth.md").read_text()
+    head = "run|steps|peak learning rate|trained weights|largest growth|at step|after the first ten|alarms"
+    rows = [list(each.values()) for each in read("growth")]
+    yield table(head.split("|"), rows)
 
 
 def main() -> None:
