@@ -31,6 +31,7 @@ SMALL = {
     "audio": ["probe.enabled=false", "audio.encoder.size=nano", "data.seconds=1.6"],
     "causal": ["data.episodes=6", "data.test_episodes=2", "probe.enabled=false"],
     "lidar": ["data.root=simulated", "data.scenes=4", "data.azimuths=64", "data.beams=32", "probe.enabled=false"],
+    "video": ["probe.enabled=false", "data.clips=40", "data.frames=4", "data.height=32", "data.width=32"],
     "vision": ["probe.enabled=false", "vision.encoder.size=nano"],
 }
 

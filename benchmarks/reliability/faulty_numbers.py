@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from jepa_core.contracts import Batch, Losses
 from jepa_core.errors import UserError
 from jepa_core.plugins import find_modality, find_recipe
 from jepa_core.train import checkpoint as checkpoints
-from jepa_core.train import optim
+from jepa_core.train import optim, trainer
 from jepa_core.train.run import run_training
-from jepa_core.train.watch import FiniteWatch
+from jepa_core.train.schedule import Rates, rates_at
+from jepa_core.train.watch import Growth
 
 STEP, STEPS = 24, 48
 """The bad step; a checkpoint is due at every fourth, a line is logged at every fiftieth."""
@@ -40,7 +41,11 @@ COMMON = [
 
 @dataclass(frozen=True)
 class Fault:
-    """What breaks: at the batch, at the losses, at the gradients, at the weights, or at the learning rate."""
+    """What breaks: at the batch, at the losses, at the gradients, at the weights, or at the learning rate.
+
+    ``rate`` is what the optimiser's learning rate is multiplied with behind the schedule's back, ``schedule`` what the
+    schedule's own value is.
+    """
 
     name: str
     settings: tuple[str, ...] = ()
@@ -48,6 +53,7 @@ class Fault:
     losses: Callable[[Any, Losses], torch.Tensor] | None = None
     weights: Callable[[Any], None] | None = None
     rate: float = 1.0
+    schedule: float = 1.0
 
 
 def _put(value: float) -> Callable[[Batch], None]:
@@ -87,10 +93,8 @@ FAULTS = [
     Fault("bf16 overflow seen by the gradient alone", ("trainer.precision=bf16",), losses=_overflow_backwards),
     Fault("a weight NaN after the step", weights=lambda method: _nan(_first(method.encoder))),
     Fault("a weight of the target NaN after the step", weights=lambda method: _nan(_first(method.target))),
-    Fault("learning rate x 1e4", rate=1e4),
-    Fault("learning rate x 1e3", rate=1e3),
-    Fault("learning rate x 1e2", rate=1e2),
-    Fault("learning rate x 10", rate=1e1),
+    *(Fault(f"learning rate x {factor:g}, not by the schedule", rate=factor) for factor in (1e4, 1e2, 10, 1.01)),
+    *(Fault(f"learning rate x {factor:g} in the schedule itself", schedule=factor) for factor in (1e4, 1e3, 1e2, 10)),
 ]
 
 
@@ -145,8 +149,13 @@ def run(fault: Fault, folder: Path) -> dict[str, Any]:
             for group in optimizer.param_groups:
                 group["lr"] *= fault.rate
 
+    def scheduled(step: int, total: int, settings: Any) -> Rates:
+        rates = rates_at(step, total, settings)
+        return replace(rates, lr=rates.lr * fault.schedule) if step == STEP else rates
+
     said, code = "", 0
     with (
+        replaced(trainer, "rates_at", scheduled),
         replaced(type(modality), "build", lambda self, config: broken(build(self, config), fault)),
         replaced(optim, "apply_rates", spiking),
         replaced(type(modality), "probe", lambda *_: None),
@@ -169,12 +178,12 @@ def run(fault: Fault, folder: Path) -> dict[str, Any]:
         "further_steps": len(taken) - STEP,
         "newest_checkpoint": int(newest.name[5:]),
         "all_saved_finite": finite,
-        "said": said.split(";")[0].split(":")[0],
+        "said": said.split("; samples")[0].split(": not saved")[0],
     }
 
 
 @dataclass(frozen=True)
-class Growth:
+class Largest:
     """The largest growth of the weights' L2 norm in one step of a healthy run, as a factor."""
 
     subject: str
@@ -183,7 +192,7 @@ class Growth:
     largest: float
 
 
-def growth(name: str, folder: Path) -> Growth:
+def growth(name: str, folder: Path) -> Largest:
     """Of one subject, over a whole schedule."""
     subject = SUBJECTS[name]
     modality = find_modality(subject.modality)
@@ -191,19 +200,19 @@ def growth(name: str, folder: Path) -> Growth:
     own = [s for s in COMMON if not s.startswith(("motion.", "trainer.batch", "trainer.max_steps"))]
     steps = f"trainer.max_steps={subject.steps}"
     config: Any = compose(modality.schema, recipe, [*own, *subject.settings, steps, *_named(name, folder)])
-    judge, factors = FiniteWatch._judge, []
+    judge, factors = Growth.judge, []
 
-    def judged(self: FiniteWatch, kept: Any) -> Any:
-        factors.append(kept.read()[-1] / self._weights)
-        return judge(self, kept)
+    def judged(self: Growth, step: int, weights: float) -> str | None:
+        factors.append(weights / self._weights)
+        return judge(self, step, weights)
 
     with (
-        replaced(FiniteWatch, "_judge", judged),
+        replaced(Growth, "judge", judged),
         replaced(type(modality), "probe", lambda *_: None),
         replaced(type(modality), "pictures", lambda *_: []),
     ):
         run_training(config, modality, to_yaml(config))
-    return Growth(name, len(factors), config.optimizer.lr, round(max(factors), 4))
+    return Largest(name, len(factors), config.optimizer.lr, round(max(factors), 4))
 
 
 def main() -> None:

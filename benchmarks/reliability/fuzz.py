@@ -35,13 +35,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from mutations import Mutant, mutant  # noqa: E402  # beside this file, in no package
+from mutations import Mutant  # noqa: E402  # beside this file, in no package
 from readers import READERS, Reader  # noqa: E402
 
 ROOM_BYTES = 2**30
 MORE_ROOM_BYTES = 6 * 2**30
 SECONDS_A_FILE = 30.0
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 LONGEST_REASON = 2000
 SEED = "jepakit-1"
 _KEPT = 5
@@ -99,7 +99,7 @@ def child(name: str, pipe: Connection) -> None:
         idle = _status("VmRSS")
         pipe.send("ready")
         while (number := pipe.recv()) is not None:
-            made = mutant(seeds, f"{SEED} {name} {number}")
+            made = reader.mutant(seeds, f"{SEED} {name} {number}")
             Path("/proc/self/clear_refs").write_text("5")  # the greatest resident memory is measured anew
             began = time.monotonic()
             kind, reason = _read(reader, made, Path(folder) / str(number))
@@ -240,7 +240,7 @@ def fuzz(name: str, count: int, keep: Path) -> Tally:
         kinds[found.kind] += 1
         tally.slowest_s, tally.grown_mib = max(tally.slowest_s, found.seconds), max(tally.grown_mib, found.grown_mib)
         if found.kind not in ("read", "refused"):
-            made = mutant(reader.seeds(), f"{SEED} {name} {number}")
+            made = reader.mutant(reader.seeds(), f"{SEED} {name} {number}")
             damages[made.damage] += 1
             tally.faults.append({"file": number, "name": made.name, "damage": made.damage, **asdict(found)})
             if kinds[found.kind] <= _KEPT:
@@ -288,7 +288,7 @@ def table(tallies: list[Tally]) -> str:
 def show(name: str, number: int) -> None:
     """What a reader says to one file, in this process and without limits."""
     reader = READERS[name]
-    made = mutant(reader.seeds(), f"{SEED} {name} {number}")
+    made = reader.mutant(reader.seeds(), f"{SEED} {name} {number}")
     print(f"{made.name}: {made.damage}, {len(made.content)} bytes")
     with tempfile.TemporaryDirectory() as folder:
         reader.read(Path(folder), made)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mutations
 import seed_files
 from mutations import Mutant, Seed
+from resumes import altered, go_on
+from resumes import seeds as files_of_a_run
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,13 @@ class Reader:
         what: its files, for the table.
         seeds: real ones.
         read: writes a mutant into a folder and reads it.
+        mutant: makes it of the real files and a key.
     """
 
     what: str
     seeds: Callable[[], list[Seed]]
     read: Callable[[Path, Mutant], None]
+    mutant: Callable[[Sequence[Seed], str], Mutant] = mutations.mutant
 
 
 def _put(folder: Path, made: Mutant) -> Path:
@@ -90,6 +95,13 @@ def _shard(folder: Path, made: Mutant) -> None:
 
 
 def _media_table(folder: Path, made: Mutant) -> None:
+    _put(folder, made)
+    _images_of(folder)
+
+
+def _saved_dataset(folder: Path, made: Mutant) -> None:
+    for seed in seed_files.saved_datasets():
+        _put(folder, Mutant(seed.name, seed.content, ""))
     _put(folder, made)
     _images_of(folder)
 
@@ -187,10 +199,12 @@ READERS = {
     "points": Reader("KITTI, nuScenes, PCD, PLY, npz", seed_files.points, _scan),
     "shards": Reader("tar and tar.gz of images", seed_files.shards, _shard),
     "media tables": Reader("Parquet of images", seed_files.media_tables, _media_table),
+    "saved datasets": Reader("Arrow and JSON of a saved dataset", seed_files.saved_datasets, _saved_dataset),
     "embeddings": Reader("Parquet, npy, npz, safetensors", seed_files.tables, _table),
     "slots": Reader("npz, safetensors, Parquet", seed_files.slots, _slots),
     "configuration": Reader("recipes, config.yaml", seed_files.recipes, _configuration),
     "checkpoints": Reader("every file of a checkpoint", seed_files.checkpoints, _checkpoint),
+    "resumes": Reader("what resume= reads of a run", files_of_a_run, go_on, altered),
     "weights": Reader("safetensors, pth, pth.tar, ckpt", seed_files.weights, _weights),
     "labels": Reader("labels.csv, meta.csv, boxes_lidar.csv", seed_files.label_tables, _labels),
     "reports": Reader("JSON, YAML and pictures of a run", seed_files.reports, _report),

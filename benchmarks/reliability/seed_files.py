@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,28 @@ def media_tables() -> list[Seed]:
         pq.write_table(table, file, compression=compression, row_group_size=3)
         seeds.append(Seed(f"{compression.lower()}.parquet", file.getvalue()))
     return seeds
+
+
+@cache
+def saved_datasets() -> list[Seed]:
+    """The files of a folder that ``DatasetDict.save_to_disk`` wrote: photographs with labels, in two splits."""
+    import datasets
+
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["a", "b", "c"]),
+            "group": datasets.Value("string"),
+        }
+    )
+    photos = [{"bytes": seed.content, "path": None} for seed in images()[:3]]
+    rows = {"image": photos * 2, "label": [0, 1, 2] * 2, "group": list("aabbcc")}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    with tempfile.TemporaryDirectory() as name:
+        datasets.DatasetDict(train=whole.select(range(4)), test=whole.select([4, 5])).save_to_disk(name)
+        files = _of_run(Path(name))
+    # Arrow files are two of seven, and it is they that are read without a parser of text.
+    return [*files, *[seed for seed in files if seed.ending == ".arrow"] * 2]
 
 
 def _features() -> np.ndarray[Any, Any]:

@@ -22,6 +22,7 @@ from jepa_core.plugins import find_modality, find_recipe
 from jepa_core.train import optim
 from jepa_core.train.control import Control
 from jepa_core.train.run import build_method
+from jepa_core.train.schedule import rates_at
 from jepa_core.train.watch import FiniteWatch
 
 REPEATS = 5
@@ -35,7 +36,9 @@ def measure(name: str) -> dict[str, float]:
     batch = Loader(source, Sampler(len(source), config.seed, config.trainer.batch_size), config.seed).peek()
     groups = list(method.parameter_groups())
     optimizer, _, _ = optim.build_optimizer(groups, config.optimizer, torch.device("cpu"))
-    watch = FiniteWatch(Control(), optim.weight_norm(groups), 0)
+    watch = FiniteWatch(Control(), optim.weight_norm(groups), 1e9)
+    rates = rates_at(1, config.trainer.max_steps, config.optimizer)
+    optim.apply_rates(optimizer, rates)
     steps, watched = [], []
     for step in range(1, REPEATS + 1):
         begun_s = time.perf_counter()
@@ -46,6 +49,7 @@ def measure(name: str) -> dict[str, float]:
         method.after_step(step)
         steps.append(time.perf_counter() - begun_s)
         begun_s = time.perf_counter()
+        watch.allows(step, optim.differing_rate(optimizer, rates), [batch])
         watch.note(step, [losses.total], torch.tensor(1.0), optim.weight_norm(groups), [batch])
         watch.is_broken()
         watched.append(time.perf_counter() - begun_s)

@@ -22,6 +22,7 @@ from jepa_core.settings import RunSettings
 Settings = TypeVar("Settings", bound=RunSettings)
 COMMAND_LINE = "command line"
 BASE = "base"  # the one key of a recipe that is no setting: the recipe it starts from
+REFERENCE = "${"  # OmegaConf would put another setting, or a variable of the environment, in its place
 
 
 def compose(schema: type[Settings], recipe: Traversable | None, overrides: Sequence[str]) -> Settings:
@@ -103,7 +104,7 @@ def _read_recipe(recipe: Traversable) -> dict[str, Any]:
     try:
         text = recipe.read_text(encoding="utf-8")
         check_yaml(text)
-        values = OmegaConf.to_container(OmegaConf.create(text))
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     # A ValueError is bytes that are no text, a number of thousands of digits, or what check_yaml refuses.
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"recipe {recipe.name}: expected a YAML file, got {error}") from error
@@ -152,6 +153,7 @@ def repeated_keys(overrides: Iterable[str]) -> dict[str, str]:
 
 def _parse_value(text: str, key: Key | None, path: str) -> Any:
     """The value as YAML reads it; a text setting takes it as it stands, so that ``name=007`` stays ``007``."""
+    _refuse_references(text, path, COMMAND_LINE)
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     except yaml.YAMLError as error:
@@ -187,7 +189,23 @@ def _assign(config: DictConfig, known: Mapping[str, Key], path: str, value: Any,
     _set(config, known[path], value, origin)
 
 
+def _refuse_references(value: Any, path: str, origin: str) -> None:
+    """A recipe may come from a stranger, and what it makes of the environment would stand in reports and model cards.
+
+    One rule for all origins: a command line has the shell's own ``$NAME``.
+    """
+    if isinstance(value, str) and REFERENCE in value:
+        raise ConfigError(
+            f"{path} ({origin}): expected a value that is written out, got {value!r}: references such as "
+            f'${{oc.env:NAME}} are not resolved; on the command line the shell does it: {path}="$NAME"'
+        )
+    if isinstance(value, Mapping | list):
+        for inner in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            _refuse_references(inner, path, origin)
+
+
 def _set(config: DictConfig, key: Key, value: Any, origin: str) -> None:
+    _refuse_references(value, key.path, origin)
     # OmegaConf takes any number as true; 2 is a mistake.
     possible = key.hint is not bool or not isinstance(value, int | float) or value in (0, 1)
     try:

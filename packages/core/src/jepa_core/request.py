@@ -88,16 +88,34 @@ def run_and_checkpoint(folder: Path) -> tuple[Path, Path]:
 
 
 def configure_as(config: Path, overrides: Sequence[str]) -> Request:
-    """The settings a run was made with, then ``overrides``."""
+    """The settings a run was made with, then ``overrides``.
+
+    Raises:
+        ConfigError: they cannot be, or would run a Python file that came with the run.
+    """
     from jepa_core.config import compose, recipe_layers, split_override
-    from jepa_core.plugins import find_modality
+    from jepa_core.plugins import find_modality, is_file
 
     given = dict(map(split_override, overrides))
     # A file may lie elsewhere by now: modality=<file>.py says where.
-    name = given.get("modality", recipe_layers(config)[-1].values.get("modality"))
-    modality = find_modality(str(name))
+    name = str(given.get("modality", recipe_layers(config)[-1].values.get("modality")))
+    if "modality" not in given and is_file(name):
+        _refuse_own_code(config, Path(name))
+    modality = find_modality(name)
     _say_repeated(overrides)
     return Request(modality, compose(modality.schema, config, overrides))
+
+
+def _refuse_own_code(config: Path, file: Path) -> None:
+    """A run may come from a stranger: the Python file it names is run only where no stranger can have put it."""
+    folder = config.resolve().parent  # of a run, or of a checkpoint in it
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    # Our own runs keep the whole path; one that is relative leads into whatever was unpacked here.
+    if not file.is_absolute() or file.resolve().is_relative_to(run):
+        raise ConfigError(
+            f"modality ({config}): refused to run {str(file)!r}, which came with the run; if you trust it, name it: "
+            "modality=<file>.py"
+        )
 
 
 def show(page: str) -> None:

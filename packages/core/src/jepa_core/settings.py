@@ -41,7 +41,8 @@ class TrainerSettings:
             losses the lowest is best, of all else the highest; the mean since the checkpoint before it counts.
         save_in_background: whether a checkpoint is written from a copy in CPU memory while training goes on.
         max_weight_growth: a step that makes the L2 norm of all weights more than this many times what it was ends the
-            run (exit code 3); 0 = any growth is allowed.
+            run (exit code 3), and so does one that makes it 2 % larger and changes it 20 times more than any of the ten
+            steps before; 0 = any growth is allowed.
         timeout_s: seconds that a process waits for the others before it takes them for lost and ends; more than the
             probe at the end takes, through which all wait for process 0.
         threads: CPU threads of each training process; ``auto`` (all cores, shared between the processes of a machine;

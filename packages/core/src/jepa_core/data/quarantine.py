@@ -107,11 +107,13 @@ def _is_torn(path: Path) -> bool:
 def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    bad = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    bad: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             entry = parse_json(line)
         except ValueError:  # a line torn by a kill: the sample is found and written again
             continue
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("sample_id", "reason")):
+            raise DataError(f"{path}, line {number}: expected an object with sample_id and reason; mend or delete it")
         bad[entry["sample_id"]] = entry["reason"]
     return bad

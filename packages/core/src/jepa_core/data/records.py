@@ -361,6 +361,11 @@ def number_labels(
         names: of the numbers; None = the different labels, in order, are the classes.
         where: for messages.
     """
+    odd = next((label for label in labels if not isinstance(label, int | str | None)), None)
+    if odd is not None:
+        raise ValueError(f"{where}: expected labels that are whole numbers or strings, got {type(odd).__name__}")
+    if names is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: expected class names that are strings, got {list(names)!r}")
     known = {label for label in labels if label is not None and label != -1}
     if names is None:
         if not (all(isinstance(label, int) for label in known) or all(isinstance(label, str) for label in known)):

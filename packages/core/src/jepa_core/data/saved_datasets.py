@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,21 @@ from jepa_core.data.records import (
     number_labels,
     split_of,
 )
+from jepa_core.data.tables import BROKEN
+from jepa_core.plain_json import parse_json
 
-_SAVED_ONE, _SAVED_MANY = "dataset_info.json", "dataset_dict.json"
+_SAVED_ONE, _SAVED_MANY, _STATE = "dataset_info.json", "dataset_dict.json", "state.json"
 
 
 def is_saved_dataset(path: Path) -> bool:
     """Whether ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote this folder."""
-    return (path / _SAVED_MANY).is_file() or ((path / _SAVED_ONE).is_file() and (path / "state.json").is_file())
+    return (path / _SAVED_MANY).is_file() or ((path / _SAVED_ONE).is_file() and (path / _STATE).is_file())
 
 
 def list_saved_dataset(root: Path, media: Media[Content], columns: Columns) -> RecordList[Any]:
     """The samples of a folder that ``save_to_disk`` wrote, memory-mapped; see :func:`records_of_dataset`.
+
+    The folder may come from a stranger: it is its own files alone, and they are looked through before a row is read.
 
     Raises:
         ValueError: the package ``datasets`` is missing, or the folder cannot be read or has no such column.
@@ -42,12 +46,67 @@ def list_saved_dataset(root: Path, media: Media[Content], columns: Columns) -> R
             "install datasets"
         ) from None
     try:
+        for folder in _folders(root):
+            _check_folder(folder)
         found = datasets.load_from_disk(str(root))
+        parts = found if isinstance(found, datasets.DatasetDict) else {str(found.split or ""): found}
+        own = replace(media, file=_RefusedFile)
+        return join_lists([records_of_dataset(part, own, columns, split) for split, part in parts.items()])
+    except MissingColumnError:
+        raise
     except Exception as error:  # whatever Arrow, JSON or the package itself make of a broken folder
         raise ValueError(f"{root}: expected a folder of Dataset.save_to_disk, got {error}; save it again") from None
-    if not isinstance(found, datasets.DatasetDict):
-        return records_of_dataset(found, media, columns, str(found.split or ""))
-    return join_lists([records_of_dataset(part, media, columns, split) for split, part in found.items()])
+
+
+def _folders(root: Path) -> list[Path]:
+    """Of the splits, or the folder itself."""
+    if not (root / _SAVED_MANY).is_file():
+        return [root]
+    names = parse_json((root / _SAVED_MANY).read_bytes())["splits"]
+    return [_own(root, name) for name in dict.fromkeys(names)]
+
+
+def _own(folder: Path, name: object) -> Path:
+    """A file or folder of this name inside ``folder``; a name that leads elsewhere is refused."""
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or (folder / name).is_symlink():
+        raise ValueError(f"a name that leads out of the folder: {name!r}")
+    return folder / name
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses Arrow files that claim what they have not: reading on would end the process, not the file."""
+    for described in (_SAVED_ONE, _STATE):
+        parse_json(_own(folder, described).read_bytes())
+    for data_file in parse_json((folder / _STATE).read_bytes())["_data_files"]:
+        _check_arrow(_own(folder, data_file["filename"]))
+
+
+def _check_arrow(path: Path) -> None:
+    """Offsets, texts and lengths of every batch; bytes of media are not looked at."""
+    import pyarrow
+
+    rows, most = 0, path.stat().st_size
+    with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as batches:
+        for batch in batches:
+            batch.validate(full=True)
+            rows += batch.num_rows
+            # A column without content costs a file nothing, however many rows it claims.
+            if rows > most:
+                raise ValueError(f"{rows} rows in {most} bytes of {path.name}")
+
+
+class MissingColumnError(ValueError):
+    """A sound data set without a column that is asked for."""
+
+
+@dataclass(frozen=True)
+class _RefusedFile:
+    """Stands for a file that a row of a saved data set names: ``save_to_disk`` packs the bytes into its own files."""
+
+    path: Path
+
+    def __call__(self) -> Any:
+        raise BadSample(f"expected bytes in the row, got the name of a file, {str(self.path)!r}: save it again")
 
 
 def records_of_dataset(
@@ -71,10 +130,11 @@ def records_of_dataset(
     features, column = dataset.features, column or media.column
     if column not in features:
         listed = ", ".join(features)
-        raise ValueError(f"dataset: expected a column {column}, got {listed}; set {media.column}_column")
+        raise MissingColumnError(f"dataset: expected a column {column}, got {listed}; set {media.column}_column")
     label = next((name for name in columns.label if name in features), None)
     if label is None and columns.label_is_named:
-        raise ValueError(f"dataset: expected a column {columns.label[0]}, got {', '.join(features)}; set label_column")
+        listed = ", ".join(features)
+        raise MissingColumnError(f"dataset: expected a column {columns.label[0]}, got {listed}; set label_column")
     names = getattr(features[label], "names", None) if label else None
     labels = _values(dataset, label) if label else [None] * len(dataset)
     classes, numbers = number_labels(labels, None if names is None else tuple(names), "dataset")
@@ -121,7 +181,7 @@ class _Item:
     media: Media[Any]
 
     def __call__(self) -> Any:
-        value = self.dataset[self.place][self.column]
+        value = self._value()
         if isinstance(value, Mapping):
             if value.get("bytes") is not None:
                 return bytes(value["bytes"])
@@ -132,6 +192,14 @@ class _Item:
             return value
         name = type(value).__name__
         raise BadSample(f"row {self.place}, column {self.column}: expected {self.media.one}, got {name}")
+
+    def _value(self) -> Any:
+        import pyarrow
+
+        try:
+            return self.dataset[self.place][self.column]
+        except (OSError, *BROKEN, pyarrow.ArrowException) as error:
+            raise BadSample(f"row {self.place}, column {self.column}: cannot be read: {error}") from None
 
 
 def _fields(

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jepa_core.monitor.stored import check_stored
+
 WARMING_UP = "warming up"
 HEALTHY = "healthy"
 PARTIAL = "partial collapse"
@@ -327,7 +329,8 @@ class Judge:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`."""
+        """Goes on from :meth:`state_dict`; raises as :func:`check_stored` does where it is none."""
+        check_stored(state, STATES)
         self._measured = state["measured"]
         self._beginnings = {name: _Beginning(**values) for name, values in state["beginnings"].items()}
         self._loss = _LossTrack(**{key: _from_json(value) for key, value in state["loss"].items()})

@@ -29,6 +29,17 @@ def batch_norms(method: nn.Module, across: bool, accumulated: bool) -> list[str]
     ]
 
 
+def joined_batch_warning(method: nn.Module, accumulation: int, world: int) -> str | None:
+    """What to say of batch norms that see less than the joined batch; None where none does."""
+    found = batch_norms(method, across=world > 1, accumulated=accumulation > 1)
+    if not found:
+        return None
+    return (
+        f"batch norm ({len(found)} layers, the first is {found[0]}) does not see the joined batch: "
+        f"accumulation={accumulation} on {world} processes is not the same as one larger batch"
+    )
+
+
 def compile_blocks(method: nn.Module) -> None:
     """Compiles the blocks a method offers; a whole method is never compiled, its collectives and maps are dynamic."""
     offered = getattr(method, "compile_blocks", None)

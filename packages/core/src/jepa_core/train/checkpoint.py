@@ -29,8 +29,8 @@ FORMAT_VERSION = 1
 """Of the folder: raised when an older version of this file could no longer read what this one writes."""
 _MANIFEST = "manifest.json"
 
-
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
+BROKEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
+"""What contents that lie make the reading of them raise."""
 
 
 class CheckpointError(UserError):
@@ -119,7 +119,7 @@ def _remove_leftovers(folder: Path) -> None:
     """What a kill in the middle of a write or of a removal left."""
     for pattern in (".step-*.partial", ".step-*.removed"):
         for left in folder.glob(pattern):
-            shutil.rmtree(left)
+            left.unlink() if left.is_symlink() else shutil.rmtree(left)
 
 
 def _put(partial: Path, final: Path) -> None:
@@ -192,7 +192,9 @@ def _sha256(path: Path) -> str:
 
 def _folders(run_dir: Path) -> list[Path]:
     """Checkpoint folders, newest step first."""
-    found = [path for path in (run_dir / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    found = [
+        path for path in (run_dir / "checkpoints").glob("step-*") if path.name[5:].isdecimal() and path.name.isascii()
+    ]
     return sorted(found, key=lambda path: -int(path.name[5:]))
 
 
@@ -219,7 +221,10 @@ def newest(run_dir: Path, warn: Callable[[str], None]) -> Path:
 
 def check(folder: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint; raises when a file is missing or changed, or the format is newer."""
+    _refuse_elsewhere(folder, _MANIFEST)
     try:
+        if not (folder / _MANIFEST).is_file():  # a pipe would be waited for without end
+            raise FileNotFoundError
         manifest = parse_json((folder / _MANIFEST).read_text())
         version, sums = int(manifest["format_version"]), dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -228,6 +233,7 @@ def check(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: format {version} is newer than {FORMAT_VERSION} here: install a newer jepa-core"
         )
+    _check_place(folder, manifest)
     for name, expected in sums.items():
         _refuse_elsewhere(folder, name)
         if not (folder / name).is_file():
@@ -240,6 +246,13 @@ def check(folder: Path) -> dict[str, Any]:
             raise _Torn(f"{name} differs from its checksum")
     _refuse_unlisted(folder, sums)
     return {**manifest, "sha256": sums}
+
+
+def _check_place(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """A folder that is named after another step would be kept, removed and gone on from as what it is not."""
+    step, named = manifest.get("step"), folder.name.removeprefix("step-")
+    if folder.name != named and named.isdecimal() and int(named) != step:
+        raise _Torn(f"{_MANIFEST} is of step {step}")
 
 
 def _refuse_elsewhere(folder: Path, name: str) -> None:
@@ -261,7 +274,7 @@ def _readable(folder: Path) -> Iterator[None]:
     """Checksums tell a torn file, not one that somebody made; whatever it makes the reading of it raise is one line."""
     try:
         yield
-    except (SafetensorError, OSError, *_BROKEN) as error:
+    except (SafetensorError, OSError, *BROKEN) as error:
         raise CheckpointError(
             f"{folder}: its checksums are right and it cannot be read ({type(error).__name__}: {error}): it was not "
             "written by this library; use another checkpoint"
@@ -286,9 +299,12 @@ def load(folder: Path) -> Checkpoint:
 
 def _read(folder: Path) -> Checkpoint:
     state = parse_json((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    processes = state.pop("processes")
+    manifest = parse_json((folder / _MANIFEST).read_text())
+    processes, step = state.pop("processes"), state.pop("step")
+    if step != manifest["step"] or processes < 1:
+        raise ValueError(f"step {step} of {processes} processes, and {manifest['step']} in {_MANIFEST}")
     return Checkpoint(
-        step=state.pop("step"),
+        step=step,
         model=load_file(folder / "model.safetensors"),
         optimizer=load_file(folder / "optimizer.safetensors"),
         optimizer_scalars=parse_json((folder / "optimizer.json").read_text()),

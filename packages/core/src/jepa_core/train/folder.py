@@ -70,6 +70,7 @@ def _automatic(config: RunSettings, warn: Callable[[str], None]) -> RunFolder:
     if not found:
         return RunFolder(_fresh(config), None, f"resume=auto: no run named {name} has a checkpoint, a new run")
     path = max(found, key=lambda run: (run / "checkpoints").stat().st_mtime)
+    _refuse_links(path)
     return RunFolder(path, checkpoints.newest(path, warn), "resume=auto: the newest run of this name")
 
 
@@ -84,9 +85,24 @@ def _named(path: Path, warn: Callable[[str], None]) -> RunFolder:
             f"resume: expected null, auto, or the folder of a run or checkpoint, got {path}: no such folder"
         )
     if path.parent.name == "checkpoints":
-        path = path.resolve()
-        return RunFolder(path.parent.parent, path, "as set by resume")
+        whole, place = path.resolve(), path.parent.resolve()
+        _refuse_links(place.parent)
+        if whole.parent != place:  # checkpoints/best may lead anywhere, and its folder would be trained in
+            raise ConfigError(f"resume: {path} leads out of its folder, to {whole}: name the checkpoint itself")
+        return RunFolder(place.parent, whole, "as set by resume")
+    _refuse_links(path)
     return RunFolder(path, checkpoints.newest(path, warn), "as set by resume: its newest whole checkpoint")
+
+
+def _refuse_links(run: Path) -> None:
+    """A run folder may come from a stranger: what a link in it leads to would be written over or removed."""
+    for path in [*run.iterdir(), *(run / "checkpoints").glob("*")]:
+        is_best = path.name == "best" and path.parent != run
+        if (path.is_symlink() and not is_best) or not (path.is_file() or path.is_dir()):
+            raise ConfigError(
+                f"resume: expected files and folders in {run}, got the link or device {path.relative_to(run)}: "
+                "put what it leads to in its place, or take it away"
+            )
 
 
 def check_shared(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from jepa_core.train.schedule import Rates
 OPTIMIZERS = ("adamw", "adam_onecycle")
 # Every torch from 2.11 has a fused Adam kernel for these.
 _FUSED_DEVICES = ("cuda", "cpu")
+USUAL_DEVIATION = 0.02
+"""Of the initial weights of transformers; smaller ones, zeros above all, may grow by any factor at first."""
 
 
 def check_settings(settings: OptimizerSettings) -> None:
@@ -103,15 +107,42 @@ def build_optimizer(
 def apply_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
     """Sets the rates of the coming step on every group."""
     for group in optimizer.param_groups:
-        group["lr"] = rates.lr * group["lr_scale"]
-        group["weight_decay"] = rates.weight_decay if group["decays"] else 0.0
-        group["betas"] = (rates.beta1, group["betas"][1])
+        group.update(_rates_of(group, rates))
+
+
+def differing_rate(optimizer: torch.optim.Optimizer, rates: Rates) -> str | None:
+    """What of the optimiser's rates is no longer what :func:`apply_rates` set, for people; None = nothing."""
+    for group in optimizer.param_groups:
+        for name, wanted in _rates_of(group, rates).items():
+            if group[name] != wanted:  # NaN differs from everything
+                return f"the schedule gives {name}={wanted}, the optimiser has {group[name]} ({group['name']})"
+    return None
+
+
+def _rates_of(group: Mapping[str, Any], rates: Rates) -> dict[str, Any]:
+    return {
+        "lr": rates.lr * group["lr_scale"],
+        "weight_decay": rates.weight_decay if group["decays"] else 0.0,
+        "betas": (rates.beta1, group["betas"][1]),
+    }
+
+
+def clip_gradients(groups: Iterable[ParameterGroup], limit: float) -> Tensor:
+    """Clips the L2 norm of all gradients together (0 = no clipping); the norm before, a scalar."""
+    parameters = [parameter for group in groups for _, parameter in group.parameters]
+    # An infinite limit leaves gradients as they are: the factor is clamped to 1.
+    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
 
 
 def weight_norm(groups: Iterable[ParameterGroup]) -> Tensor:
     """L2 norm of all trainable weights together, a scalar on their device."""
     weights = [parameter.detach() for group in groups for _, parameter in group.parameters]
     return torch.nn.utils.get_total_norm(weights)
+
+
+def usual_norm(groups: Iterable[ParameterGroup]) -> float:
+    """What :func:`weight_norm` is of as many weights drawn with :data:`USUAL_DEVIATION`."""
+    return USUAL_DEVIATION * math.sqrt(sum(parameter.numel() for group in groups for _, parameter in group.parameters))
 
 
 class GradientCheck:

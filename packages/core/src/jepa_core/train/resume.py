@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from jepa_core.settings import RunSettings
 from jepa_core.train.launch import Launch
 
-Shape = Mapping[str, int | str]
+Shape = Mapping[str, float | str]
 
 
 def shape(config: RunSettings, launch: Launch, samples: int) -> Shape:
@@ -20,6 +20,7 @@ def shape(config: RunSettings, launch: Launch, samples: int) -> Shape:
         "trainer.batch_size": config.trainer.batch_size,
         "trainer.accumulation": config.trainer.accumulation,
         "trainer.max_steps": config.trainer.max_steps,
+        "optimizer.lr": config.optimizer.lr,
     }
 
 

@@ -140,7 +140,8 @@ def _write_environment(run_dir: Path, started: Launch, choices: list[Choice]) ->
 def _resume(trainer: Trainer, folder: RunFolder, console: Console) -> None:
     assert folder.resume_from is not None
     origin = folder.resume_from
-    trainer.restore(trainer.launch.control.agree(lambda: checkpoints.load(origin)))
+    stored = trainer.launch.control.agree(lambda: checkpoints.load(origin))
+    trainer.launch.control.agree(lambda: trainer.restore(stored))
     console.message(f"resumed {origin} at step {trainer.step}")
     for aside in trainer.launch.control.first(lambda: checkpoints.set_newer_aside(folder.path, trainer.step)):
         console.warn(f"a checkpoint beyond step {trainer.step} was set aside as {aside}")

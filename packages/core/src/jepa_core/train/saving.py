@@ -80,10 +80,16 @@ class Best:
         return {"figure": self.figure, "step": self.step, "value": self.value}
 
     def load_state_dict(self, stored: Mapping[str, Any], run_dir: Path) -> None:
-        """Goes on from a checkpoint, unless it sought another figure or its best is no longer there."""
-        step = stored.get("step")
+        """Goes on from a checkpoint, unless it sought another figure or its best is no longer there.
+
+        Raises:
+            ValueError: it holds no step and number.
+        """
+        step, value = stored.get("step"), stored.get("value")
+        if not isinstance(step, int | None) or not isinstance(value, int | float | None):
+            raise ValueError(f"best: expected a step and a number, got {step!r} and {value!r}")
         if stored.get("figure") == self.figure and (run_dir / "checkpoints" / f"step-{step}").is_dir():
-            self.step, self.value = step, stored["value"]
+            self.step, self.value = step, value
 
 
 class Saver:

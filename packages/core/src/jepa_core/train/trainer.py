@@ -30,8 +30,8 @@ from jepa_core.monitor.console import Console
 from jepa_core.monitor.verdict import TOTAL
 from jepa_core.settings import RunSettings
 from jepa_core.train import checkpoint as checkpoints
-from jepa_core.train import optim, state
-from jepa_core.train.blocks import batch_norms, compile_blocks
+from jepa_core.train import optim, resumable, state
+from jepa_core.train.blocks import compile_blocks, joined_batch_warning
 from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
@@ -102,17 +102,27 @@ class Trainer:
         self._saver = saver(parts.run_dir, settings.keep_checkpoints)
         self.best = Best(best_figure(parts.config))
         state.seed_everything(parts.config.seed, 0, launch.rank)
-        self._tell_batch_norm()
+        if warning := joined_batch_warning(self.method, settings.accumulation, launch.world):
+            self.console.warn(warning)
 
     # ------------------------------------------------------------------------------------------- resume and save
 
     def restore(self, stored: Checkpoint) -> None:
-        """Goes on from a checkpoint; what cannot be exact is said."""
+        """Goes on from a checkpoint; what cannot be exact is said.
+
+        Raises:
+            ConfigError, CheckpointError: another seed, or it does not fit; nothing on the disk is changed.
+        """
+        with resumable.fitting(stored):
+            self._take_over(stored)
+
+    def _take_over(self, stored: Checkpoint) -> None:
         if stored.state["seed"] != self.config.seed:
             raise ConfigError(
                 f"seed: this run began with {stored.state['seed']}, got {self.config.seed}; keep it to resume"
             )
         checkpoints.load_into(self.method, stored.model, str(stored.path))
+        resumable.check(stored, self.method, self.optimizer, self.launch.rank)
         state.load_optimizer(self.optimizer, stored.optimizer, stored.optimizer_scalars)
         self.step, self.seconds = stored.step, stored.state["seconds"]
         self._position = stored.state["global_position"]
@@ -213,7 +223,8 @@ class Trainer:
         # Several processes need the gradient of each parameter from the first step on.
         steps = 3 if launch.world == 1 else 1
         self._gradients = optim.GradientCheck(self.groups, steps)
-        self._watch = FiniteWatch(launch.control, optim.weight_norm(self.groups), self.config.trainer.max_weight_growth)
+        weights, floor = optim.weight_norm(self.groups), optim.usual_norm(self.groups)
+        self._watch = FiniteWatch(launch.control, weights, config.trainer.max_weight_growth, floor)
         self._meter = Meter(self.samples_per_step, launch.device)
 
     def _loop(self, stop: StopRequest) -> bool:
@@ -263,7 +274,8 @@ class Trainer:
     def _take_step(self, window: list[Batch]) -> tuple[list[Losses], Tensor]:
         """Forward, backward, clip, optimiser, target update; no host synchronisation."""
         step, settings = self.step + 1, self.config.trainer
-        optim.apply_rates(self.optimizer, rates_at(step, settings.max_steps, self.config.optimizer))
+        rates = rates_at(step, settings.max_steps, self.config.optimizer)
+        optim.apply_rates(self.optimizer, rates)
         self._join_counts(window)
         self.method.watched = self._is_measured(step)
         losses = []
@@ -273,9 +285,10 @@ class Trainer:
                 out: Losses = self._wrapped(batch, step)
                 self.launch.accelerator.backward(out.total / len(window))
             losses.append(out)
-        norm = self._clip()
+        norm = optim.clip_gradients(self.groups, settings.clip_norm)
         self._tell_silent_parameters()
-        self.optimizer.step()
+        if self._watch.allows(step, optim.differing_rate(self.optimizer, rates), window):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(step)
         self.step, self._position = step, self._loader.global_position
@@ -291,22 +304,6 @@ class Trainer:
         joint = None if counts[0] is None else sum_over_processes(torch.stack(counts).sum(0))
         for batch in window:
             batch.joint_counts, batch.micro_batches = joint, len(window)
-
-    def _clip(self) -> Tensor:
-        """The gradient norm before clipping."""
-        parameters = [parameter for group in self.groups for _, parameter in group.parameters]
-        limit = self.config.trainer.clip_norm or math.inf
-        # An infinite limit leaves gradients as they are: the factor is clamped to 1.
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
-
-    def _tell_batch_norm(self) -> None:
-        accumulation, world = self.config.trainer.accumulation, self.launch.world
-        found = batch_norms(self.method, across=world > 1, accumulated=accumulation > 1)
-        if found:
-            self.console.warn(
-                f"batch norm ({len(found)} layers, the first is {found[0]}) does not see the joined batch: "
-                f"accumulation={accumulation} on {world} processes is not the same as one larger batch"
-            )
 
     def _tell_silent_parameters(self) -> None:
         silent = self._gradients.observe()
