@@ -16,6 +16,11 @@ from jepa_core.errors import LaunchError
 _LAUNCHERS = {"accelerate", "accelerate-launch", "accelerate_cli.py"}
 _LAUNCH_MODULES = {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
 _ANCESTORS = 3
+# Of Accelerate's options for FSDP those that would change what is computed where, and are not followed.
+_NOT_FOLLOWED = {
+    "FSDP_OFFLOAD_PARAMS": "weights stay on their GPU: use more GPUs or a smaller trainer.batch_size",
+    "FSDP_ACTIVATION_CHECKPOINTING": "recomputing activations is a setting of the encoder (recompute), where it has one",
+}
 
 
 def world_from_environment(environ: Mapping[str, str]) -> int:
@@ -95,3 +100,35 @@ def check_launched(environ: Mapping[str, str], commands: Sequence[Sequence[str]]
             f"srun started {tasks} tasks, but the world has 1 process: each would train a copy of its own. "
             f"Use: srun --ntasks-per-node 1 torchrun --nnodes $SLURM_NNODES --nproc_per_node <n> <script> <arguments>"
         )
+
+
+def accelerate_sharding(environ: Mapping[str, str]) -> str | None:
+    """``fsdp2`` where ``accelerate launch`` was configured for it; None where it asks for no sharding.
+
+    Raises:
+        LaunchError: it asks for a kind of sharding, or an option of it, that would not be followed.
+    """
+    if _is_on(environ, "ACCELERATE_USE_DEEPSPEED"):
+        raise LaunchError(
+            "accelerate launch is configured for DeepSpeed, whose engine owns the optimiser, the backward pass and the "
+            "weights: a run could not be resumed exactly, nor watched. FSDP2 shards the same: "
+            "use --config_file launch/fsdp2.yaml"
+        )
+    if not _is_on(environ, "ACCELERATE_USE_FSDP"):
+        return None
+    version = environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise LaunchError(f"accelerate launch is configured for FSDP {version}: expected fsdp_version: 2")
+    for name, hint in _NOT_FOLLOWED.items():
+        if _is_on(environ, name):
+            raise LaunchError(f"accelerate launch is configured with {name.lower()}: true: expected false; {hint}")
+    if environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false":
+        raise LaunchError(
+            "accelerate launch is configured with fsdp_reshard_after_forward: false: expected true, weights are whole "
+            "only while they are used; for whole weights use DDP (launch/several_gpus.yaml)"
+        )
+    return "fsdp2"
+
+
+def _is_on(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "false").lower() in ("true", "1", "yes")

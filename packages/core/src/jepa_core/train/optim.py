@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import ParameterGroup
+from jepa_core.distributed import whole
 from jepa_core.errors import ConfigError
 from jepa_core.settings import OptimizerSettings
 from jepa_core.train import schedule
@@ -109,9 +111,16 @@ def apply_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 def weight_norm(groups: Iterable[ParameterGroup]) -> Tensor:
-    """L2 norm of all trainable weights together, a scalar on their device."""
+    """L2 norm of all trainable weights together, a scalar on their device; all processes call it."""
     weights = [parameter.detach() for group in groups for _, parameter in group.parameters]
-    return torch.nn.utils.get_total_norm(weights)
+    return whole(torch.nn.utils.get_total_norm(weights))
+
+
+def clip_gradients(groups: Iterable[ParameterGroup], limit: float) -> Tensor:
+    """Clips the L2 norm of all gradients together to ``limit``, 0 = not at all; returns it as it was before."""
+    parameters = [parameter for group in groups for _, parameter in group.parameters]
+    # An infinite limit leaves gradients as they are: the factor is clamped to 1.
+    return whole(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
 
 
 class GradientCheck:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
 from jepa_core.train.online_probe import OnlineProbe
+from jepa_core.train.parallel import Collected, layout
 from jepa_core.train.recorder import Recorder
 from jepa_core.train.resume import Shape, shape, tell_differences
 from jepa_core.train.saving import BackgroundSaver, Best, Saver, best_figure, wait_quietly
@@ -77,7 +77,8 @@ class Trainer:
         self.run_dir, self.method, self._config_text = parts.run_dir, parts.method, parts.config_text
         self._source, self._probe = parts.source, parts.probe
         settings, launch = parts.config.trainer, parts.launch
-        self.method.to(launch.device).train()
+        self._layout = layout(launch)
+        self._layout.place(self.method.train())
         self.groups = list(self.method.parameter_groups())
         optim.check_groups(self.method, self.groups)
         self.optimizer, kernel, reason = optim.build_optimizer(self.groups, parts.config.optimizer, launch.device)
@@ -141,12 +142,13 @@ class Trainer:
         everywhere = control.gather({**state.random_state(), **buffers})
         own = [state.without_equal(part, everywhere[0]) if rank else part for rank, part in enumerate(everywhere)]
         own[0] = {name: value for name, value in own[0].items() if name not in buffers}
-        control.first(lambda: self._saver.save(self._checkpoint(own), self.best.step))
+        last_good = control.broadcast(self.last_checkpoint)
+        control.agree(lambda: state.check_finite(self.method, self.step, last_good))
+        collected = self._layout.collect(self.method, self.optimizer)
+        control.first(lambda: self._saver.save(self._checkpoint(own, collected), self.best.step))
 
-    def _checkpoint(self, processes: list[dict[str, Tensor]]) -> Checkpoint:
-        state.check_finite(self.method, self.step, self.last_checkpoint)
+    def _checkpoint(self, processes: list[dict[str, Tensor]], collected: Collected) -> Checkpoint:
         score = self.best.settle(self.step)
-        tensors, scalars = state.optimizer_tensors(self.optimizer)
         values = {
             "global_position": self._position,
             "seed": self.config.seed,
@@ -156,8 +158,7 @@ class Trainer:
             "score": score,
             "best": self.best.state_dict(),
         }
-        model = checkpoints.model_tensors(self.method)
-        return Checkpoint(self.step, model, tensors, scalars, processes, values, self._config_text)
+        return Checkpoint(self.step, *collected, processes, values, self._config_text)
 
     def _shape(self) -> Shape:
         return shape(self.config, self.launch, len(self._source))
@@ -189,20 +190,19 @@ class Trainer:
         finally:
             wait_quietly(self._saver, self.console.warn)
             self._loader.close()
-            # Takes the autocast wrapper off again: probes and pictures use the method as it was built.
-            self.launch.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+            self._layout.close()
         return done
+
+    def assemble(self, build: Callable[[], Any]) -> None:
+        """After training: on process 0 the method works alone; all processes must call it, ``build`` makes another."""
+        self.method = self._layout.assemble(self.method, build)
 
     def _open(self) -> None:
         """What exists only while training: the wrapped method, the loader, the files."""
         config, launch = self.config, self.launch
         if config.trainer.compile:
             compile_blocks(self.method)
-        with warnings.catch_warnings():
-            # torch 2.13 would rather have forward_sync_buffers, and says to stay with this one where, as after a
-            # resume, processes have buffers of their own that wrapping must not overwrite.
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self._wrapped = launch.accelerator.prepare(self.method)
+        self._forward = self._layout.open(self.method)
         sampler = Sampler(
             len(self._source), config.seed, config.trainer.batch_size, launch.rank, launch.world, self._position
         )
@@ -269,11 +269,11 @@ class Trainer:
         losses = []
         for k, batch in enumerate(window):
             last = k == len(window) - 1
-            with contextlib.nullcontext() if last else self.launch.accelerator.no_sync(self._wrapped):
-                out: Losses = self._wrapped(batch, step)
+            with contextlib.nullcontext() if last else self._layout.without_exchange():
+                out = self._forward(batch, step)
                 self.launch.accelerator.backward(out.total / len(window))
             losses.append(out)
-        norm = self._clip()
+        norm = optim.clip_gradients(self.groups, settings.clip_norm)
         self._tell_silent_parameters()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -291,13 +291,6 @@ class Trainer:
         joint = None if counts[0] is None else sum_over_processes(torch.stack(counts).sum(0))
         for batch in window:
             batch.joint_counts, batch.micro_batches = joint, len(window)
-
-    def _clip(self) -> Tensor:
-        """The gradient norm before clipping."""
-        parameters = [parameter for group in self.groups for _, parameter in group.parameters]
-        limit = self.config.trainer.clip_norm or math.inf
-        # An infinite limit leaves gradients as they are: the factor is clamped to 1.
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def _tell_batch_norm(self) -> None:
         accumulation, world = self.config.trainer.accumulation, self.launch.world
