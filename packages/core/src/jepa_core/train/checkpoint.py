@@ -66,6 +66,10 @@ class Checkpoint:
     path: Path | None = field(default=None, compare=False)
 
 
+Collected = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
+"""Of a checkpoint: the method's tensors, the optimiser's, and what of the optimiser is no tensor."""
+
+
 def model_tensors(method: nn.Module) -> dict[str, Tensor]:
     """The state dict of a method, ready for safetensors.
 

@@ -28,6 +28,9 @@ from jepa_core.train.launched import accelerate_sharding, ancestor_commands, che
 
 Choice = tuple[str, str, str]
 NONE, FSDP2 = "none", "fsdp2"
+ZERO_STAGES = {"zero1": 1, "zero2": 2}
+"""DeepSpeed's; what stage 3 would do is what FSDP2 does."""
+SHARDINGS = ("auto", NONE, FSDP2, *ZERO_STAGES)
 PRECISIONS = ("auto", "native", "fp32", "bf16")
 # Variables that only torchrun and accelerate launch set in the processes they start.
 _LAUNCHER_MARKS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
@@ -42,7 +45,7 @@ class Launch:
         control: small agreements between processes.
         local_world: processes on this machine.
         choices: (what, choice, reason) rows.
-        sharding: ``none`` or ``fsdp2``.
+        sharding: ``none``, ``fsdp2``, ``zero1`` or ``zero2``.
     """
 
     accelerator: Accelerator
@@ -104,8 +107,8 @@ def _accelerator(device: str, precision: str, timeout_s: int) -> Accelerator:
     GradientState._reset_state()
     # Without cpu=True it takes no notice of torchrun on a machine without GPU: every process would train its own copy.
     # What is not said here it reads from its own variables: a loss divided twice, a method compiled as a whole.
-    # It starts processes for FSDP, and the method is cut here, the same way on CPUs and GPUs and under torchrun.
-    with patch_environment(accelerate_use_fsdp="false"):
+    # It starts processes for FSDP and DeepSpeed, and the method is cut by the trainer, the same way under torchrun.
+    with patch_environment(accelerate_use_fsdp="false", accelerate_use_deepspeed="false"):
         return Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if precision == "bf16" else "no",
@@ -194,18 +197,18 @@ def choose_threads(
 
 
 def choose_sharding(setting: str, environ: Mapping[str, str], processes: int) -> tuple[str, str]:
-    """``none`` or ``fsdp2``, and why.
+    """``none``, ``fsdp2``, ``zero1`` or ``zero2``, and why.
 
     Args:
-        setting: ``auto``, ``none`` or ``fsdp2``.
+        setting: one of them, or ``auto``.
         environ: ``accelerate launch`` writes into it what it is configured for.
         processes: of the run.
 
     Raises:
         LaunchError: a configuration that this trainer cannot follow.
     """
-    if setting not in ("auto", NONE, FSDP2):
-        raise LaunchError(f"trainer.sharding: expected auto, none or fsdp2, got {setting!r}")
+    if setting not in SHARDINGS:
+        raise LaunchError(f"trainer.sharding: expected one of {', '.join(SHARDINGS)}, got {setting!r}")
     asked = accelerate_sharding(environ)
     if setting == "auto":
         wanted, reason = (asked, "as accelerate launch is configured") if asked else (NONE, "a copy on each process")
@@ -216,8 +219,8 @@ def choose_sharding(setting: str, environ: Mapping[str, str], processes: int) ->
         )
     else:
         wanted, reason = setting, "as set by trainer.sharding"
-    if wanted == FSDP2 and processes == 1:
-        return NONE, "fsdp2 was asked for; one process has nothing to share"
+    if processes == 1 and wanted != NONE:
+        return NONE, f"{wanted} was asked for; one process has nothing to share"
     return wanted, reason
 
 
@@ -235,8 +238,8 @@ def _check_world(accelerator: Accelerator, expected: int) -> None:
     plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in plain:
         raise LaunchError(
-            f"accelerate was configured for {accelerator.distributed_type.value}; this trainer knows one process, DDP "
-            f"and FSDP2: use distributed_type NO, MULTI_GPU or FSDP"
+            f"accelerate was configured for {accelerator.distributed_type.value}; this trainer knows one process, DDP, "
+            f"FSDP2 and ZeRO: use distributed_type NO, MULTI_GPU, FSDP or DEEPSPEED"
         )
     counted = 1
     if dist.is_available() and dist.is_initialized():

@@ -1,5 +1,7 @@
 """How a method lies over the processes of a run: a copy on each (DDP), or a shard of each weight on each (FSDP2).
 
+DeepSpeed's way stands in :mod:`jepa_core.train.zero`.
+
 FSDP2 is torch's ``fully_shard`` (Zhao et al., PyTorch FSDP, arXiv 2304.11277; ZeRO stage 3, arXiv 1910.02054): weights,
 gradients, optimiser state and the target encoder are cut along their first dimension; a weight is whole only while it
 is used. An average such as an EMA is elementwise, so it moves shard by shard.
@@ -8,22 +10,22 @@ is used. An average such as an EMA is elementwise, so it moves shard by shard.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from jepa_core.contracts import Batch, Losses
+from jepa_core.contracts import Batch, Losses, ParameterGroup
 from jepa_core.errors import ConfigError
+from jepa_core.settings import TrainerSettings
 from jepa_core.train import checkpoint as checkpoints
-from jepa_core.train import state
-from jepa_core.train.launch import FSDP2, Launch
+from jepa_core.train import optim, state
+from jepa_core.train.launch import FSDP2, ZERO_STAGES, Launch
+from jepa_core.train.zero import Zero
 
 Forward = Callable[[Batch, int], Losses]
-Collected = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
-"""Of a checkpoint: the method's tensors, the optimiser's, and what of the optimiser is no tensor."""
 
 _UNIT_LIST = "blocks"
 # What trainer, monitor and probes call of a method besides its forward: each needs whole weights too.
@@ -31,13 +33,19 @@ _FORWARD_LIKE = ("embed", "diagnose", "target_counts", "masks")
 
 
 class Layout(Protocol):
-    """One way to lay a method over processes."""
+    """One way to lay a method over processes.
+
+    Attributes:
+        silent_steps: first steps in which parameters are looked for that got no gradient.
+    """
+
+    silent_steps: int
 
     def place(self, method: nn.Module) -> None:
         """Moves the method to its device; before the optimiser is made."""
         ...
 
-    def open(self, method: nn.Module) -> Forward:
+    def open(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> Forward:
         """What the training loop calls; gradients of it are means over processes."""
         ...
 
@@ -45,11 +53,19 @@ class Layout(Protocol):
         """Around all micro-batches of a step but the last."""
         ...
 
+    def backward(self, total: Tensor, micro_batches: int) -> None:
+        """Adds one micro-batch's share to the gradients."""
+        ...
+
+    def update(self, groups: Iterable[ParameterGroup], optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+        """Clips to ``limit`` (0 = no clipping), steps, clears; the norm of all gradients before it, a scalar."""
+        ...
+
     def close(self) -> None:
         """Ends what :meth:`open` began."""
         ...
 
-    def collect(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> Collected:
+    def collect(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> checkpoints.Collected:
         """What a checkpoint holds, on process 0; empty elsewhere. All processes must call it."""
         ...
 
@@ -58,23 +74,45 @@ class Layout(Protocol):
         ...
 
 
-def layout(launch: Launch) -> Layout:
+def layout(launch: Launch, settings: TrainerSettings) -> Layout:
     """The one that was chosen at launch."""
+    if launch.sharding in ZERO_STAGES:
+        return Zero(launch, settings)
     return Sharded(launch) if launch.sharding == FSDP2 else Replicated(launch)
 
 
-class Replicated:
-    """A copy on each process; DDP averages gradients while the backward pass runs."""
+class _OwnStep:
+    """What copies and shards share: backward pass and optimiser are torch's own."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
+        # Several processes need the gradient of each parameter from the first step on.
+        self.silent_steps = 3 if launch.world == 1 else 1
+
+    def backward(self, total: Tensor, micro_batches: int) -> None:
+        """A mean over micro-batches."""
+        self._launch.accelerator.backward(total / micro_batches)
+
+    def update(self, groups: Iterable[ParameterGroup], optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+        """One step; no host synchronisation."""
+        norm = optim.clip_gradients(groups, limit)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+class Replicated(_OwnStep):
+    """A copy on each process; DDP averages gradients while the backward pass runs."""
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__(launch)
         self._wrapped: Any = None
 
     def place(self, method: nn.Module) -> None:
         """Moves it."""
         method.to(self._launch.device)
 
-    def open(self, method: nn.Module) -> Forward:
+    def open(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> Forward:
         """Wraps it."""
         with warnings.catch_warnings():
             # torch 2.13 would rather have forward_sync_buffers, and says to stay with this one where, as after a
@@ -91,7 +129,7 @@ class Replicated:
         """Takes the autocast wrapper off again: probes and pictures use the method as it was built."""
         self._launch.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
 
-    def collect(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> Collected:
+    def collect(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> checkpoints.Collected:
         """Process 0 has everything."""
         return _collected(method, optimizer) if self._launch.rank == 0 else ({}, {}, {})
 
@@ -100,15 +138,11 @@ class Replicated:
         return method
 
 
-class Sharded:
+class Sharded(_OwnStep):
     """FSDP2: each element of a list named ``blocks`` is a unit, whole only while it runs; all else is one more.
 
     Weights travel in float32 and autocast does the rest, so that a run in bf16 computes what it computes under DDP.
     """
-
-    def __init__(self, launch: Launch) -> None:
-        self._launch = launch
-        self._forward: Forward | None = None
 
     def place(self, method: nn.Module) -> None:
         """Cuts it; every process must have the same weights.
@@ -130,7 +164,7 @@ class Sharded:
             if hasattr(method, name):
                 register_fsdp_forward_method(method, name)
 
-    def open(self, method: nn.Module) -> Forward:
+    def open(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> Forward:
         """Autocast around it."""
 
         def forward(batch: Batch, step: int) -> Losses:
@@ -146,7 +180,7 @@ class Sharded:
     def close(self) -> None:
         """Nothing to end."""
 
-    def collect(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> Collected:
+    def collect(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> checkpoints.Collected:
         """Put together tensor by tensor; process 0 keeps them."""
         if self._launch.rank == 0:
             return _collected(method, optimizer)
@@ -168,7 +202,7 @@ class Sharded:
         return fresh.to(self._launch.device)
 
 
-def _collected(method: nn.Module, optimizer: torch.optim.Optimizer) -> Collected:
+def _collected(method: nn.Module, optimizer: torch.optim.Optimizer) -> checkpoints.Collected:
     return checkpoints.model_tensors(method), *state.optimizer_tensors(optimizer)
 
 

@@ -35,7 +35,7 @@ from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
 from jepa_core.train.online_probe import OnlineProbe
-from jepa_core.train.parallel import Collected, layout
+from jepa_core.train.parallel import layout
 from jepa_core.train.recorder import Recorder
 from jepa_core.train.resume import Shape, shape, tell_differences
 from jepa_core.train.saving import BackgroundSaver, Best, Saver, best_figure, wait_quietly
@@ -77,7 +77,7 @@ class Trainer:
         self.run_dir, self.method, self._config_text = parts.run_dir, parts.method, parts.config_text
         self._source, self._probe = parts.source, parts.probe
         settings, launch = parts.config.trainer, parts.launch
-        self._layout = layout(launch)
+        self._layout = layout(launch, settings)
         self._layout.place(self.method.train())
         self.groups = list(self.method.parameter_groups())
         optim.check_groups(self.method, self.groups)
@@ -147,7 +147,7 @@ class Trainer:
         collected = self._layout.collect(self.method, self.optimizer)
         control.first(lambda: self._saver.save(self._checkpoint(own, collected), self.best.step))
 
-    def _checkpoint(self, processes: list[dict[str, Tensor]], collected: Collected) -> Checkpoint:
+    def _checkpoint(self, processes: list[dict[str, Tensor]], collected: checkpoints.Collected) -> Checkpoint:
         score = self.best.settle(self.step)
         values = {
             "global_position": self._position,
@@ -202,7 +202,7 @@ class Trainer:
         config, launch = self.config, self.launch
         if config.trainer.compile:
             compile_blocks(self.method)
-        self._forward = self._layout.open(self.method)
+        self._forward = self._layout.open(self.method, self.optimizer)
         sampler = Sampler(
             len(self._source), config.seed, config.trainer.batch_size, launch.rank, launch.world, self._position
         )
@@ -210,9 +210,7 @@ class Trainer:
         self._recorder = Recorder(
             launch.accelerator, self.console, self.run_dir, config.logging.trackers, after_step=self.step
         )
-        # Several processes need the gradient of each parameter from the first step on.
-        steps = 3 if launch.world == 1 else 1
-        self._gradients = optim.GradientCheck(self.groups, steps)
+        self._gradients = optim.GradientCheck(self.groups, self._layout.silent_steps)
         self._watch = FiniteWatch(launch.control, optim.weight_norm(self.groups), self.config.trainer.max_weight_growth)
         self._meter = Meter(self.samples_per_step, launch.device)
 
@@ -271,12 +269,10 @@ class Trainer:
             last = k == len(window) - 1
             with contextlib.nullcontext() if last else self._layout.without_exchange():
                 out = self._forward(batch, step)
-                self.launch.accelerator.backward(out.total / len(window))
+                self._layout.backward(out.total, len(window))
             losses.append(out)
-        norm = optim.clip_gradients(self.groups, settings.clip_norm)
         self._tell_silent_parameters()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = self._layout.update(self.groups, self.optimizer, settings.clip_norm)
         self.method.after_step(step)
         self.step, self._position = step, self._loader.global_position
         self._meter.step()
