@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from jepa_core.config import compose
 from jepa_core.distributed import joint_norm, own_shard, spread, whole
 from jepa_core.errors import ConfigError, LaunchError
 from jepa_core.plugins import find_modality
+from jepa_core.settings import TrainerSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train.launch import choose_sharding
-from jepa_core.train.parallel import refuse_what_cannot_be_cut, units
+from jepa_core.train.parallel import layout, refuse_what_cannot_be_cut, torch_finds_losses, units
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[2] / "examples" / "own_modality.py"
@@ -93,6 +95,13 @@ def test_each_process_holds_its_part_and_all_refuse_a_part_that_is_not_finite(ru
         assert "not all values are finite" in found["refused"] and f"step-{STEPS}" in found["refused"]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="deepspeed is installed")
+def test_zero_without_deepspeed_is_refused_in_one_line() -> None:
+    started = SimpleNamespace(sharding="zero2", device=torch.device("cpu"), rank=0)
+    with pytest.raises(LaunchError, match="zero2 needs DeepSpeed, which is not installed: pip install deepspeed"):
+        layout(started, TrainerSettings()).place(nn.Linear(1, 1))  # type: ignore[arg-type]  # all it looks at
+
+
 def test_what_is_not_sharded_is_taken_as_it_is() -> None:
     x = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
     assert whole(x) is x and own_shard(x) is x and spread(x, x) is x
@@ -123,7 +132,13 @@ def test_what_cannot_be_cut_is_refused_by_name() -> None:
         refuse_what_cannot_be_cut(mixed)
 
 
+def test_an_older_torch_is_told_apart() -> None:
+    assert torch_finds_losses("2.13.0+cu130") and torch_finds_losses("3.0.0a1")
+    assert not torch_finds_losses("2.12.1")
+
+
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +150,9 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
         ("fsdp2", {}, 1, "none"),
         ("auto", FSDP, 2, "fsdp2"),
         ("fsdp2", {**FSDP, "FSDP_OFFLOAD_PARAMS": "false"}, 2, "fsdp2"),
+        ("auto", ZERO, 4, "zero2"),
+        ("auto", {**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, 2, "zero1"),
+        ("zero1", {}, 1, "none"),
     ],
 )
 def test_sharding_is_chosen_by_setting_or_launcher(
@@ -151,6 +169,14 @@ def test_sharding_is_chosen_by_setting_or_launcher(
         ("auto", {"ACCELERATE_USE_FSDP": "true"}, "expected fsdp_version: 2"),
         ("auto", {**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: true: expected false"),
         ("auto", {**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}, "fsdp_reshard_after_forward"),
+        ("fsdp2", ZERO, "configured for zero2"),
+        (
+            "auto",
+            {**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+            "zero_stage: 3: expected 1 or 2; .* launch/fsdp2",
+        ),
+        ("auto", {**ZERO, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "expected zero_stage alone"),
+        ("auto", {**ZERO, "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, "offload_optimizer_device: cpu"),
     ],
 )
 def test_what_would_not_be_followed_is_refused(setting: str, environ: dict[str, str], words: str) -> None:

@@ -1,10 +1,9 @@
 """How a method lies over the processes of a run: a copy on each (DDP), or a shard of each weight on each (FSDP2).
 
-DeepSpeed's way stands in :mod:`jepa_core.train.zero`.
-
 FSDP2 is torch's ``fully_shard`` (Zhao et al., PyTorch FSDP, arXiv 2304.11277; ZeRO stage 3, arXiv 1910.02054): weights,
 gradients, optimiser state and the target encoder are cut along their first dimension; a weight is whole only while it
-is used. An average such as an EMA is elementwise, so it moves shard by shard.
+is used. An average such as an EMA is elementwise, so it moves shard by shard. DeepSpeed's way stands in
+:mod:`jepa_core.train.zero`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Batch, Losses, ParameterGroup
-from jepa_core.errors import ConfigError
+from jepa_core.errors import ConfigError, LaunchError
 from jepa_core.settings import TrainerSettings
 from jepa_core.train import checkpoint as checkpoints
 from jepa_core.train import optim, state
@@ -149,7 +148,13 @@ class Sharded(_OwnStep):
 
         Raises:
             ConfigError: the method has parameters that cannot be cut.
+            LaunchError: torch is too old.
         """
+        if not torch_finds_losses(torch.__version__):
+            raise LaunchError(
+                f"trainer.sharding: fsdp2 needs torch 2.13, which finds the loss within what a method returns; got "
+                f"{torch.__version__}: install torch>=2.13, or use trainer.sharding=none"
+            )
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -200,6 +205,12 @@ class Sharded(_OwnStep):
         fresh = build()
         checkpoints.load_into(fresh, tensors, "the sharded method")
         return fresh.to(self._launch.device)
+
+
+def torch_finds_losses(version: str) -> bool:
+    """Whether this torch looks into dataclasses for what must be whole again on the way back."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return (major, minor) >= (2, 13)
 
 
 def _collected(method: nn.Module, optimizer: torch.optim.Optimizer) -> checkpoints.Collected:

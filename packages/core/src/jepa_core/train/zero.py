@@ -122,8 +122,10 @@ class Zero:
         """Clips and steps; the norm as it was before, infinite where DeepSpeed left the step out for it."""
         self._engine.step()
         self._left = self._settings.accumulation
-        norm = float("inf") if self._engine.optimizer.overflow else self._engine.get_global_grad_norm()
-        return torch.as_tensor(norm, device=self._launch.device)
+        if self._engine.optimizer.overflow:
+            return torch.full((), float("inf"), device=self._launch.device)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self._launch.device)
+        return torch.where(norm < 0, float("inf"), norm)  # -1 is DeepSpeed's word for a norm that is not finite
 
     def close(self) -> None:
         """Takes DeepSpeed's hooks off."""
