@@ -73,7 +73,7 @@ class Bench:
             SystemExit: it failed; with the end of what it said.
         """
         log = self.folder / f"{name}.log"
-        process = start(words, log, {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(ROOT)})
+        process = start(words, log, {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
         try:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
-"""What test_sharded.py starts by torchrun: the example sensor by DDP and in parts, in the same two processes.
+"""What test_sharded.py starts by the files in launch/: the example sensor by DDP and in parts, in the same two processes.
 
-    torchrun --nproc_per_node 2 sharded_runs.py <example> <folder> <sharding>
+    accelerate launch --config_file <file> --num_processes 2 sharded_runs.py <example> <folder> <sharding>
 
 Writes ``found.json`` into the folder; runs lie beside it.
 """
@@ -99,6 +99,7 @@ def main() -> None:
     """All courses, and what is seen from inside."""
     course = Course(sys.argv[1], Path(sys.argv[2]))
     kind = sys.argv[3]
+    assert (course.started.sharding, course.started.world) == (kind, 2)  # as the launcher was configured
     ddp = course.trained("ddp", "none")
     sharded = course.trained("cut", kind)
     held = sum(own_shard(p.detach()).numel() for p in sharded.method.parameters())

@@ -26,16 +26,19 @@ from jepa_core.train.launch import choose_sharding
 from jepa_core.train.parallel import layout, refuse_what_cannot_be_cut, torch_finds_losses, units
 
 HERE = Path(__file__).parent
+FILES = {"fsdp2": "fsdp2.yaml", "zero1": "deepspeed_zero1.yaml", "zero2": "deepspeed_zero2.yaml"}
 EXAMPLE = HERE.parents[2] / "examples" / "own_modality.py"
 
 
-@pytest.fixture(scope="module", params=["fsdp2", "zero1", "zero2"])
+@pytest.fixture(scope="module", params=list(FILES))
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Courses ``ddp`` and ``cut``, and those that go on from the other's checkpoint, ``<from>-<to>``."""
     if request.param.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
     folder = tmp_path_factory.mktemp(request.param)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    file = HERE.parents[2] / "launch" / FILES[request.param]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
+    words += ["--main_process_port", "0"]
     words += [str(HERE / "sharded_runs.py"), str(EXAMPLE), str(folder), request.param]
     done = subprocess.run(
         words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=110

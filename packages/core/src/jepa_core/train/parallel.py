@@ -163,8 +163,8 @@ class Sharded(_OwnStep):
         for unit in units(method):
             fully_shard(unit, mesh=mesh, reshard_after_forward=True)
         # The root too is cut again after its forward pass: outside of it, every weight is a shard.
+        # Parameters and buffers move to the device as they are cut: no process has them whole there.
         fully_shard(method, mesh=mesh, reshard_after_forward=True)
-        method.to(self._launch.device)
         for name in _FORWARD_LIKE:
             if hasattr(method, name):
                 register_fsdp_forward_method(method, name)
