@@ -1,4 +1,4 @@
-"""What test_sharded.py starts by the files in launch/: the example sensor by DDP and in parts, in the same two processes.
+"""What test_sharded.py starts by the files in launch/: the example sensor by DDP and in parts, in two processes.
 
     accelerate launch --config_file <file> --num_processes 2 sharded_runs.py <example> <folder> <sharding>
 
