@@ -47,7 +47,7 @@ def small(modality: Any) -> Any:
 
     def build(config: Any) -> MaskedPrediction:
         lattice = modality.build(config).front_end.lattice
-        encoder = PatchEncoder(Size(16, 2, 2, 32), 48, lattice)
+        encoder = PatchEncoder(Size(16, 1, 2, 32), 48, lattice)
         return MaskedPrediction(
             front_end=modality.build(config).front_end,
             encoder=encoder,
