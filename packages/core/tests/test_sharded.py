@@ -48,7 +48,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name in ("model", "optimizer"):
         stored = load_file(run_dir / "checkpoints" / f"step-{step}" / f"{name}.safetensors")
         found |= {f"{name}/{key}": value for key, value in stored.items()}
