@@ -114,13 +114,20 @@ def test_the_shipped_launch_files_are_what_accelerate_reads() -> None:
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DistributedType
 
-    wanted = {"one_gpu": (1, 1), "several_gpus": (1, 2), "several_machines": (2, 16)}
+    plain, sharded = DistributedType.MULTI_GPU, DistributedType.FSDP
+    wanted = {
+        "one_gpu": (1, 1, DistributedType.NO),
+        "several_gpus": (1, 2, plain),
+        "several_machines": (2, 16, plain),
+        "fsdp2": (1, 2, sharded),
+        "deepspeed_zero1": (1, 2, DistributedType.DEEPSPEED),
+        "deepspeed_zero2": (1, 2, DistributedType.DEEPSPEED),
+    }
     found = sorted((ROOT / "launch").glob("*.yaml"))
     assert {path.stem for path in found} == set(wanted)
     for path in found:
         config = load_config_from_file(str(path))
-        assert (config.num_machines, config.num_processes) == wanted[path.stem]
-        assert config.distributed_type == (DistributedType.NO if path.stem == "one_gpu" else DistributedType.MULTI_GPU)
+        assert (config.num_machines, config.num_processes, config.distributed_type) == wanted[path.stem]
         assert re.search(r"#   accelerate launch --config_file launch/" + path.name, path.read_text())
 
 

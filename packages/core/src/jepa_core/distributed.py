@@ -6,7 +6,8 @@ The rule: every reduced statistic is that of the joined batch, so each process h
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -73,3 +74,41 @@ def gather_rows(x: Tensor) -> Tensor:
     parts = [torch.zeros_like(padded) for _ in counts]
     dist.all_gather([part.view(torch.uint8) for part in parts], padded.view(torch.uint8))
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor of which this process may hold a shard (FSDP2's DTensor); anything else is returned as it is.
+
+    All processes must call it in the same order.
+    """
+    gather = getattr(x, "full_tensor", None)
+    return x if gather is None else cast(Tensor, gather())
+
+
+def own_shard(x: Tensor) -> Tensor:
+    """What this process holds of ``x``: its shard, or all of what is not sharded; no communication."""
+    local = getattr(x, "to_local", None)
+    return x if local is None else cast(Tensor, local())
+
+
+@torch.no_grad()
+def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """L2 norm of all tensors together, a float32 scalar; some may be shards, then all processes must call it."""
+    parts = [x.float().norm() for x in tensors if own_shard(x) is x]
+    shards = [own_shard(x).float().norm() for x in tensors if own_shard(x) is not x]
+    if shards:
+        parts.append(sum_over_processes(torch.stack(shards).square().sum()).sqrt())
+    return torch.stack(parts).norm()
+
+
+def spread(full: Tensor, like: Tensor) -> Tensor:
+    """``full`` laid over processes as ``like`` is: each process keeps its own part of it, without communication.
+
+    ``full`` is returned as it is where ``like`` is not sharded, or is of another shape.
+    """
+    if own_shard(like) is like or full.shape != like.shape:
+        return full
+    from torch.distributed.tensor import distribute_tensor  # only here: most runs shard nothing
+
+    mesh, placements = cast(Any, like).device_mesh, cast(Any, like).placements
+    return distribute_tensor(full.to(like.device), mesh, placements, src_data_rank=None)

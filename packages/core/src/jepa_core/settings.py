@@ -32,6 +32,9 @@ class TrainerSettings:
         precision: ``auto`` (bf16 on GPUs that have it), ``native`` (and on CPUs that multiply in it), ``fp32``,
             ``bf16``.
         device: ``auto``, ``cpu``, ``cuda``.
+        sharding: ``none`` (a copy of the method on each process, DDP), ``fsdp2`` (each process holds its part of
+            weights, gradients, optimiser and target), ``zero1`` or ``zero2`` (DeepSpeed: its part of the optimiser
+            state, or of the gradients too), or ``auto``: what ``accelerate launch`` is configured for, else ``none``.
         compile: whether the method's blocks are compiled with torch.compile.
         log_every: steps between two lines of ``metrics.jsonl``.
         checkpoint_every: steps between two checkpoints; 0 = only the last.
@@ -55,6 +58,7 @@ class TrainerSettings:
     clip_norm: float = 10.0
     precision: str = "auto"
     device: str = "auto"
+    sharding: str = "auto"
     compile: bool = False
     log_every: int = 10
     checkpoint_every: int = 0

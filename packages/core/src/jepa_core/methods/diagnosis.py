@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Condition, Energy, Sites, Tokens
-from jepa_core.distributed import gather_rows, sum_over_processes, world
+from jepa_core.distributed import gather_rows, joint_norm, sum_over_processes, world
 from jepa_core.monitor.metrics import lidar_rank
 
 SAMPLES = 8
@@ -211,8 +211,8 @@ def target_motion(target: nn.Module, online: nn.Module, momentum: float) -> dict
         which follows from the distance, as ``target - old = (1 - m) / m (online - target)``.
     """
     pairs = list(zip(online.parameters(), target.parameters(), strict=True))
-    apart = torch.stack([(mine.detach() - own).float().norm() for mine, own in pairs]).norm()
-    size = torch.stack([mine.detach().float().norm() for mine, _ in pairs]).norm()
+    apart = joint_norm([mine.detach() - own for mine, own in pairs])
+    size = joint_norm([mine.detach() for mine, _ in pairs])
     distance = apart / size.clamp(min=torch.finfo(torch.float32).tiny)
     share = 0.0 if math.isnan(momentum) else (1 - momentum) / max(momentum, 1e-6)
     # A target that is the online encoder (momentum 0, or before the first step) moves as far as that does: as ever.

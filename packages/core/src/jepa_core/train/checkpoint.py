@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from jepa_core.distributed import spread, whole
 from jepa_core.errors import UserError, disk_errors_are_users
 from jepa_core.plain_json import parse_json
 
@@ -65,21 +66,32 @@ class Checkpoint:
     path: Path | None = field(default=None, compare=False)
 
 
+Collected = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
+"""Of a checkpoint: the method's tensors, the optimiser's, and what of the optimiser is no tensor."""
+
+
 def model_tensors(method: nn.Module) -> dict[str, Tensor]:
     """The state dict of a method, ready for safetensors.
 
     Tensors that share memory (tied weights) are written once under each of their names, so that any reader finds them.
+    Shards are put together: of a sharded method all processes must call it.
     """
     seen: set[int] = set()
     out = {}
-    for name, value in method.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"state_dict(): {name} is {type(value).__name__}, expected a tensor: nothing is pickled")
-        tensor = value.detach().cpu().contiguous()
+    for name, value in whole_tensors(method):
+        tensor = value.cpu().contiguous()
         address = tensor.untyped_storage().data_ptr()
         out[name] = tensor.clone() if address in seen else tensor
         seen.add(address)
     return out
+
+
+def whole_tensors(method: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the state dict, detached, one whole tensor after the other."""
+    for name, value in method.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state_dict(): {name} is {type(value).__name__}, expected a tensor: nothing is pickled")
+        yield name, whole(value.detach())
 
 
 def save(run_dir: Path, checkpoint: Checkpoint, keep: int, best: int | None = None) -> Path:
@@ -326,9 +338,11 @@ def load_model(folder: Path) -> dict[str, Tensor]:
 
 
 def load_into(method: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Strict load; a difference is told by name in one line."""
+    """Strict load; a difference is told by name in one line. A sharded method takes its part of each tensor."""
+    own = method.state_dict()
+    placed = {name: spread(value, own[name]) if name in own else value for name, value in tensors.items()}
     try:
-        method.load_state_dict(dict(tensors), strict=True)
+        method.load_state_dict(placed, strict=True)
     except RuntimeError as error:
         lines = " ".join(str(error).split())
         raise CheckpointError(f"{origin} does not fit this configuration: {lines}") from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from jepa_core.contracts import Batch, ParameterGroup
 from jepa_core.data.loader import Loader
 from jepa_core.data.move import describe
 from jepa_core.data.sampler import Sampler
+from jepa_core.distributed import own_shard
 from jepa_core.monitor.console import Console
 from jepa_core.settings import OptimizerSettings
 from jepa_core.train.schedule import rates_at
@@ -63,9 +64,9 @@ def batch_rows(batch: Batch) -> list[list[str]]:
 
 
 def memory_mib(method: nn.Module) -> dict[str, float]:
-    """MiB by purpose; activations are left out, they depend on the inputs."""
-    trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
-    frozen = sum(p.numel() * p.element_size() for p in method.parameters() if not p.requires_grad)
+    """MiB of this process by purpose; activations are left out, they depend on the inputs."""
+    trained = sum(_bytes(p) for p in method.parameters() if p.requires_grad)
+    frozen = sum(_bytes(p) for p in method.parameters() if not p.requires_grad)
     buffers = sum(b.numel() * b.element_size() for b in method.buffers())
     sizes = {
         "trained parameters": trained,
@@ -74,6 +75,10 @@ def memory_mib(method: nn.Module) -> dict[str, float]:
         "target and frozen parameters, buffers": frozen + buffers,
     }
     return {name: size / 2**20 for name, size in sizes.items()}
+
+
+def _bytes(parameter: Tensor) -> int:
+    return own_shard(parameter.detach()).numel() * parameter.element_size()
 
 
 def _show_memory(console: Console, sizes: dict[str, float]) -> None:

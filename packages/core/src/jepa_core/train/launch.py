@@ -17,15 +17,20 @@ from accelerate.utils import (
     DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    patch_environment,
 )
 
 from jepa_core.data.loader import available_cores
 from jepa_core.errors import LaunchError
 from jepa_core.settings import TrainerSettings
 from jepa_core.train.control import Control
-from jepa_core.train.launched import ancestor_commands, check_launched, world_from_environment
+from jepa_core.train.launched import accelerate_sharding, ancestor_commands, check_launched, world_from_environment
 
 Choice = tuple[str, str, str]
+NONE, FSDP2 = "none", "fsdp2"
+ZERO_STAGES = {"zero1": 1, "zero2": 2}
+"""DeepSpeed's; what stage 3 would do is what FSDP2 does."""
+SHARDINGS = ("auto", NONE, FSDP2, *ZERO_STAGES)
 PRECISIONS = ("auto", "native", "fp32", "bf16")
 # Variables that only torchrun and accelerate launch set in the processes they start.
 _LAUNCHER_MARKS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU")
@@ -40,12 +45,14 @@ class Launch:
         control: small agreements between processes.
         local_world: processes on this machine.
         choices: (what, choice, reason) rows.
+        sharding: ``none``, ``fsdp2``, ``zero1`` or ``zero2``.
     """
 
     accelerator: Accelerator
     control: Control
     local_world: int
     choices: tuple[Choice, ...]
+    sharding: str = "none"
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +82,7 @@ def start(settings: TrainerSettings) -> Launch:
     device, device_reason = choose_device(settings.device, local_world)
     precision, precision_reason = choose_precision(settings.precision, device)
     threads, threads_reason = choose_threads(settings.threads, local_world, os.environ)
+    sharding, sharding_reason = choose_sharding(settings.sharding, os.environ, expected)
     accelerator = _accelerator(device, precision, settings.timeout_s)
     torch.set_num_threads(threads)
     _check_device(accelerator, device)
@@ -87,9 +95,10 @@ def start(settings: TrainerSettings) -> Launch:
         ),
         ("device", str(accelerator.device), device_reason),
         ("precision", precision, precision_reason),
+        ("sharding", sharding, sharding_reason),
         ("threads", str(threads), threads_reason),
     )
-    return Launch(accelerator, Control(settings.timeout_s), local_world, rows)
+    return Launch(accelerator, Control(settings.timeout_s), local_world, rows, sharding)
 
 
 def _accelerator(device: str, precision: str, timeout_s: int) -> Accelerator:
@@ -98,16 +107,18 @@ def _accelerator(device: str, precision: str, timeout_s: int) -> Accelerator:
     GradientState._reset_state()
     # Without cpu=True it takes no notice of torchrun on a machine without GPU: every process would train its own copy.
     # What is not said here it reads from its own variables: a loss divided twice, a method compiled as a whole.
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        dynamo_backend="no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
-        ],
-    )
+    # It starts processes for FSDP and DeepSpeed, and the method is cut by the trainer, the same way under torchrun.
+    with patch_environment(accelerate_use_fsdp="false", accelerate_use_deepspeed="false"):
+        return Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
+            ],
+        )
 
 
 def choose_device(setting: str, local_world: int) -> tuple[str, str]:
@@ -185,6 +196,34 @@ def choose_threads(
     return max(1, cores // local_world), f"{cores} CPU cores for {local_world} processes on this machine"
 
 
+def choose_sharding(setting: str, environ: Mapping[str, str], processes: int) -> tuple[str, str]:
+    """``none``, ``fsdp2``, ``zero1`` or ``zero2``, and why.
+
+    Args:
+        setting: one of them, or ``auto``.
+        environ: ``accelerate launch`` writes into it what it is configured for.
+        processes: of the run.
+
+    Raises:
+        LaunchError: a configuration that this trainer cannot follow.
+    """
+    if setting not in SHARDINGS:
+        raise LaunchError(f"trainer.sharding: expected one of {', '.join(SHARDINGS)}, got {setting!r}")
+    asked = accelerate_sharding(environ)
+    if setting == "auto":
+        wanted, reason = (asked, "as accelerate launch is configured") if asked else (NONE, "a copy on each process")
+    elif asked not in (None, setting):
+        raise LaunchError(
+            f"trainer.sharding: {setting} was asked for, but accelerate launch is configured for {asked}: "
+            f"leave trainer.sharding=auto, or use another of the files in launch/"
+        )
+    else:
+        wanted, reason = setting, "as set by trainer.sharding"
+    if processes == 1 and wanted != NONE:
+        return NONE, f"{wanted} was asked for; one process has nothing to share"
+    return wanted, reason
+
+
 def _check_device(accelerator: Accelerator, chosen: str) -> None:
     """Accelerate's own configuration can overrule the device after it was chosen and its precision with it."""
     if accelerator.device.type != chosen:
@@ -199,8 +238,8 @@ def _check_world(accelerator: Accelerator, expected: int) -> None:
     plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in plain:
         raise LaunchError(
-            f"accelerate was configured for {accelerator.distributed_type.value}; checkpoints are exact for one "
-            f"process or DDP only: use distributed_type NO or MULTI_GPU"
+            f"accelerate was configured for {accelerator.distributed_type.value}; this trainer knows one process, DDP, "
+            f"FSDP2 and ZeRO: use distributed_type NO, MULTI_GPU, FSDP or DEEPSPEED"
         )
     counted = 1
     if dist.is_available() and dist.is_initialized():

@@ -16,6 +16,15 @@ from jepa_core.errors import LaunchError
 _LAUNCHERS = {"accelerate", "accelerate-launch", "accelerate_cli.py"}
 _LAUNCH_MODULES = {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
 _ANCESTORS = 3
+# Of Accelerate's options those that would change what is computed where, and are not followed.
+_OFFLOADS = {
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "offload_optimizer_device",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param_device",
+}
+_NOT_FOLLOWED = {
+    "FSDP_OFFLOAD_PARAMS": "weights stay on their GPU: use more GPUs or a smaller trainer.batch_size",
+    "FSDP_ACTIVATION_CHECKPOINTING": "recomputing is a setting of the encoder (recompute), where it has one",
+}
 
 
 def world_from_environment(environ: Mapping[str, str]) -> int:
@@ -95,3 +104,49 @@ def check_launched(environ: Mapping[str, str], commands: Sequence[Sequence[str]]
             f"srun started {tasks} tasks, but the world has 1 process: each would train a copy of its own. "
             f"Use: srun --ntasks-per-node 1 torchrun --nnodes $SLURM_NNODES --nproc_per_node <n> <script> <arguments>"
         )
+
+
+def accelerate_sharding(environ: Mapping[str, str]) -> str | None:
+    """``fsdp2``, ``zero1`` or ``zero2``, as ``accelerate launch`` was configured; None where it asks for no sharding.
+
+    Raises:
+        LaunchError: it asks for a kind of sharding, or an option of it, that would not be followed.
+    """
+    if _is_on(environ, "ACCELERATE_USE_DEEPSPEED"):
+        return _deepspeed(environ)
+    if not _is_on(environ, "ACCELERATE_USE_FSDP"):
+        return None
+    version = environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise LaunchError(f"accelerate launch is configured for FSDP {version}: expected fsdp_version: 2")
+    for name, hint in _NOT_FOLLOWED.items():
+        if _is_on(environ, name):
+            raise LaunchError(f"accelerate launch is configured with {name.lower()}: true: expected false; {hint}")
+    if environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false":
+        raise LaunchError(
+            "accelerate launch is configured with fsdp_reshard_after_forward: false: expected true, weights are whole "
+            "only while they are used; for whole weights use DDP (launch/several_gpus.yaml)"
+        )
+    return "fsdp2"
+
+
+def _deepspeed(environ: Mapping[str, str]) -> str:
+    if environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        raise LaunchError(
+            "accelerate launch is configured with deepspeed_config_file: expected zero_stage alone, as in "
+            "launch/deepspeed_zero2.yaml: batch, clipping, rates and precision are settings of the run"
+        )
+    for name, key in _OFFLOADS.items():
+        if environ.get(name, "none").lower() != "none":
+            raise LaunchError(f"accelerate launch is configured with {key}: {environ[name]}: expected none")
+    stage = environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("1", "2"):
+        raise LaunchError(
+            f"accelerate launch is configured with zero_stage: {stage}: expected 1 or 2; what stage 3 does, "
+            f"--config_file launch/fsdp2.yaml does"
+        )
+    return f"zero{stage}"
+
+
+def _is_on(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "false").lower() in ("true", "1", "yes")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import ParameterGroup
+from jepa_core.distributed import whole
 from jepa_core.errors import ConfigError
 from jepa_core.settings import OptimizerSettings
 from jepa_core.train import schedule
@@ -127,17 +128,17 @@ def _rates_of(group: Mapping[str, Any], rates: Rates) -> dict[str, Any]:
     }
 
 
+def weight_norm(groups: Iterable[ParameterGroup]) -> Tensor:
+    """L2 norm of all trainable weights together, a scalar on their device; all processes call it."""
+    weights = [parameter.detach() for group in groups for _, parameter in group.parameters]
+    return whole(torch.nn.utils.get_total_norm(weights))
+
+
 def clip_gradients(groups: Iterable[ParameterGroup], limit: float) -> Tensor:
-    """Clips the L2 norm of all gradients together (0 = no clipping); the norm before, a scalar."""
+    """Clips the L2 norm of all gradients together to ``limit``, 0 = not at all; returns it as it was before."""
     parameters = [parameter for group in groups for _, parameter in group.parameters]
     # An infinite limit leaves gradients as they are: the factor is clamped to 1.
-    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
-
-
-def weight_norm(groups: Iterable[ParameterGroup]) -> Tensor:
-    """L2 norm of all trainable weights together, a scalar on their device."""
-    weights = [parameter.detach() for group in groups for _, parameter in group.parameters]
-    return torch.nn.utils.get_total_norm(weights)
+    return whole(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
 
 
 def usual_norm(groups: Iterable[ParameterGroup]) -> float:

@@ -15,6 +15,7 @@ def shape(config: RunSettings, launch: Launch, samples: int) -> Shape:
     return {
         "processes": launch.world,
         "device": launch.device.type,
+        "sharding": launch.sharding,
         "precision": launch.accelerator.mixed_precision,
         "samples of the data set": samples,
         "trainer.batch_size": config.trainer.batch_size,

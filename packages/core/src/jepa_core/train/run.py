@@ -109,6 +109,7 @@ def _run(
         return 0
     if not _train(trainer, parts):
         return 0
+    trainer.assemble(lambda: build_method(config, modality))
     # From here process 0 works alone: without a group nothing it calls can wait for processes that have left.
     started.accelerator.end_training()
     if started.rank == 0:

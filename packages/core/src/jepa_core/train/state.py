@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepa_core.distributed import own_shard, spread, whole
 from jepa_core.errors import DivergenceError
 from jepa_core.seeds import sample_seed
 from jepa_core.train.checkpoint import CheckpointError
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State by ``<parameter name>/<entry>``: tensors, and the rest with the groups' settings."""
+    """State by ``<parameter name>/<entry>``: tensors, and the rest with the groups' settings.
+
+    Shards are put together: of a sharded method all processes must call it.
+    """
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {"state": {}, "groups": []}
+    for name, value in whole_entries(optimizer):
+        if isinstance(value, Tensor):
+            tensors[name] = value.cpu().contiguous().clone()
+        else:
+            scalars["state"][name] = value
     for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for entry, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"{name}/{entry}"] = value.detach().cpu().contiguous().clone()
-                else:
-                    scalars["state"][f"{name}/{entry}"] = value
         scalars["groups"].append({key: value for key, value in group.items() if key != "params"})
     return tensors, json.loads(json.dumps(scalars))
 
 
+def whole_entries(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:
+    """``<parameter name>/<entry>`` and value, one whole tensor after the other."""
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for entry, value in optimizer.state.get(parameter, {}).items():
+                yield f"{name}/{entry}", whole(value.detach()) if isinstance(value, Tensor) else value
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-    """Puts stored state back by parameter name; torch moves it to each parameter's device."""
-    names = [name for group in optimizer.param_groups for name in group["names"]]
+    """Puts stored state back by parameter name; torch moves it to each parameter's device, a shard to each shard."""
+    named = [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
+    parameters, names = dict(named), [name for name, _ in named]
     by_name: dict[str, dict[str, Any]] = {}
     for key, value in {**tensors, **scalars["state"]}.items():
         name, entry = key.rsplit("/", 1)
@@ -41,6 +54,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     unknown = sorted(set(by_name) - set(names))
     if unknown:
         raise CheckpointError(f"the optimiser state names parameters that this method has not: {', '.join(unknown)}")
+    for name, entries in by_name.items():
+        for entry, value in entries.items():
+            entries[entry] = spread(value, parameters[name].detach()) if isinstance(value, Tensor) else value
     state = {place: by_name[name] for place, name in enumerate(names) if name in by_name}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -103,11 +119,14 @@ def load_buffers(method: nn.Module, own: dict[str, Tensor]) -> None:
 def check_finite(method: nn.Module, step: int, last_good: Path | None) -> None:
     """Refuses weights that are not finite and buffers that hold NaN, the target's too; a buffer may hold infinities.
 
+    It looks at what this process holds; a sharded method is looked at by all.
+
     Raises:
         DivergenceError: naming them.
     """
     kept = method.state_dict().keys()
-    broken = {name: ~torch.isfinite(value).all() for name, value in method.named_parameters() if name in kept}
+    weights = {name: own_shard(value.detach()) for name, value in method.named_parameters() if name in kept}
+    broken = {name: ~torch.isfinite(value).all() for name, value in weights.items()}
     broken |= {name: torch.isnan(value).any() for name, value in method.named_buffers() if name in kept}
     if not broken or not bool(torch.stack(list(broken.values())).any()):
         return

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from jepa_core.train.checkpoint import Checkpoint
 from jepa_core.train.launch import Choice, Launch
 from jepa_core.train.meter import Meter
 from jepa_core.train.online_probe import OnlineProbe
+from jepa_core.train.parallel import layout
 from jepa_core.train.recorder import Recorder
 from jepa_core.train.resume import Shape, shape, tell_differences
 from jepa_core.train.saving import BackgroundSaver, Best, Saver, best_figure, wait_quietly
@@ -77,7 +77,8 @@ class Trainer:
         self.run_dir, self.method, self._config_text = parts.run_dir, parts.method, parts.config_text
         self._source, self._probe = parts.source, parts.probe
         settings, launch = parts.config.trainer, parts.launch
-        self.method.to(launch.device).train()
+        self._layout = layout(launch, settings)
+        self._layout.place(self.method.train())
         self.groups = list(self.method.parameter_groups())
         optim.check_groups(self.method, self.groups)
         self.optimizer, kernel, reason = optim.build_optimizer(self.groups, parts.config.optimizer, launch.device)
@@ -151,12 +152,13 @@ class Trainer:
         everywhere = control.gather({**state.random_state(), **buffers})
         own = [state.without_equal(part, everywhere[0]) if rank else part for rank, part in enumerate(everywhere)]
         own[0] = {name: value for name, value in own[0].items() if name not in buffers}
-        control.first(lambda: self._saver.save(self._checkpoint(own), self.best.step))
+        last_good = control.broadcast(self.last_checkpoint)
+        control.agree(lambda: state.check_finite(self.method, self.step, last_good))
+        collected = self._layout.collect(self.method, self.optimizer)
+        control.first(lambda: self._saver.save(self._checkpoint(own, collected), self.best.step))
 
-    def _checkpoint(self, processes: list[dict[str, Tensor]]) -> Checkpoint:
-        state.check_finite(self.method, self.step, self.last_checkpoint)
+    def _checkpoint(self, processes: list[dict[str, Tensor]], collected: checkpoints.Collected) -> Checkpoint:
         score = self.best.settle(self.step)
-        tensors, scalars = state.optimizer_tensors(self.optimizer)
         values = {
             "global_position": self._position,
             "seed": self.config.seed,
@@ -166,8 +168,7 @@ class Trainer:
             "score": score,
             "best": self.best.state_dict(),
         }
-        model = checkpoints.model_tensors(self.method)
-        return Checkpoint(self.step, model, tensors, scalars, processes, values, self._config_text)
+        return Checkpoint(self.step, *collected, processes, values, self._config_text)
 
     def _shape(self) -> Shape:
         return shape(self.config, self.launch, len(self._source))
@@ -199,20 +200,19 @@ class Trainer:
         finally:
             wait_quietly(self._saver, self.console.warn)
             self._loader.close()
-            # Takes the autocast wrapper off again: probes and pictures use the method as it was built.
-            self.launch.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+            self._layout.close()
         return done
+
+    def assemble(self, build: Callable[[], Any]) -> None:
+        """After training: on process 0 the method works alone; all processes must call it, ``build`` makes another."""
+        self.method = self._layout.assemble(self.method, build)
 
     def _open(self) -> None:
         """What exists only while training: the wrapped method, the loader, the files."""
         config, launch = self.config, self.launch
         if config.trainer.compile:
             compile_blocks(self.method)
-        with warnings.catch_warnings():
-            # torch 2.13 would rather have forward_sync_buffers, and says to stay with this one where, as after a
-            # resume, processes have buffers of their own that wrapping must not overwrite.
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self._wrapped = launch.accelerator.prepare(self.method)
+        self._forward = self._layout.open(self.method, self.optimizer)
         sampler = Sampler(
             len(self._source), config.seed, config.trainer.batch_size, launch.rank, launch.world, self._position
         )
@@ -220,9 +220,7 @@ class Trainer:
         self._recorder = Recorder(
             launch.accelerator, self.console, self.run_dir, config.logging.trackers, after_step=self.step
         )
-        # Several processes need the gradient of each parameter from the first step on.
-        steps = 3 if launch.world == 1 else 1
-        self._gradients = optim.GradientCheck(self.groups, steps)
+        self._gradients = optim.GradientCheck(self.groups, self._layout.silent_steps)
         weights, floor = optim.weight_norm(self.groups), optim.usual_norm(self.groups)
         self._watch = FiniteWatch(launch.control, weights, config.trainer.max_weight_growth, floor)
         self._meter = Meter(self.samples_per_step, launch.device)
@@ -281,15 +279,15 @@ class Trainer:
         losses = []
         for k, batch in enumerate(window):
             last = k == len(window) - 1
-            with contextlib.nullcontext() if last else self.launch.accelerator.no_sync(self._wrapped):
-                out: Losses = self._wrapped(batch, step)
-                self.launch.accelerator.backward(out.total / len(window))
+            with contextlib.nullcontext() if last else self._layout.without_exchange():
+                out = self._forward(batch, step)
+                self._layout.backward(out.total, len(window))
             losses.append(out)
-        norm = optim.clip_gradients(self.groups, settings.clip_norm)
         self._tell_silent_parameters()
         if self._watch.allows(step, optim.differing_rate(self.optimizer, rates), window):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            norm = self._layout.update(self.groups, self.optimizer, settings.clip_norm)
+        else:  # the run ends before the next one
+            norm = torch.zeros((), device=self.launch.device)
         self.method.after_step(step)
         self.step, self._position = step, self._loader.global_position
         self._meter.step()
