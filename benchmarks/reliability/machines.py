@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from harness import kill
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
@@ -84,7 +85,7 @@ def settings(runs: Path, batch: int) -> list[str]:
     ]
 
 
-def machine(number: int, runs: Path, restarts: int) -> subprocess.Popen[str]:
+def machine(number: int, runs: Path, restarts: int) -> subprocess.Popen[bytes]:
     """One machine's ``torchrun``, in a session of its own."""
     command = ["ip", "netns", "exec", MACHINES[number], sys.executable, "-m", "torch.distributed.run"]
     command += ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", runs.name]
@@ -126,14 +127,11 @@ def run_case(runs: Path, restarts: int = 0, harm: str = "") -> Ended:
                 _harm(harm, both[1])
             return _ends(both, runs)
         finally:
-            # Workers have sessions of their own: all that still has the run's name in its command line.
-            subprocess.run(["pkill", "-9", "-f", f"runs_dir={runs} "], check=False)
             for process in both:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+                kill(process)
 
 
-def _wait_for(path: Path, both: list[subprocess.Popen[str]]) -> None:
+def _wait_for(path: Path, both: list[subprocess.Popen[bytes]]) -> None:
     until_s = time.monotonic() + LIMIT_S
     while not path.exists():
         if time.monotonic() > until_s or any(process.poll() is not None for process in both):
@@ -141,7 +139,7 @@ def _wait_for(path: Path, both: list[subprocess.Popen[str]]) -> None:
         time.sleep(0.02)
 
 
-def _harm(harm: str, second: subprocess.Popen[str]) -> None:
+def _harm(harm: str, second: subprocess.Popen[bytes]) -> None:
     if harm == "cable":
         _ip("-n", MACHINES[1], "link", "set", CABLES[1], "down")
         return
@@ -150,7 +148,7 @@ def _harm(harm: str, second: subprocess.Popen[str]) -> None:
     os.kill(int(children.split()[0]), signal.SIGKILL)
 
 
-def _ends(both: list[subprocess.Popen[str]], runs: Path) -> Ended:
+def _ends(both: list[subprocess.Popen[bytes]], runs: Path) -> Ended:
     start_s, ended = time.monotonic(), [float("nan")] * 2
     while time.monotonic() - start_s < LIMIT_S and any(process.poll() is None for process in both):
         for number, process in enumerate(both):

@@ -1,17 +1,18 @@
 """A training run that writes down what its optimiser steps did: loss, gradients before and after clipping, weights.
 
-The program of each process of ``processes.py``; its arguments are those of ``jepa train``. OBSERVE names a folder for
-``<step>-<process>.safetensors``; OBSERVE_DTYPE=float64 computes all behind the front end in float64;
-OBSERVE_ORDER=reversed takes the samples of each micro-batch the other way round.
+Each process of ``processes.py`` runs it. OBSERVE names a folder for ``<step>-<process>.safetensors``;
+OBSERVE_DTYPE=float64 computes all behind the front end in float64; OBSERVE_ORDER=reversed takes the samples of each
+micro-batch the other way round.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import sys
+import socket
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ from jepa_core.contracts import Batch, Losses
 from jepa_core.data.sampler import MicroBatch, Sampler
 from jepa_core.train import run, trainer
 
+PATIENCE_S = 580
 STEPS = (1, 20)
 """Observed optimiser steps."""
 
@@ -101,7 +103,7 @@ _BUILD = run.build_method
 
 
 def observe() -> None:
-    """Puts the observers in their places; the probe at the end is left out."""
+    """Puts the observers in their places in this process; the probe at the end is left out."""
     run.Trainer = ObservedTrainer  # type: ignore[misc]
     run._finish = lambda *_: None  # type: ignore[assignment]
     if os.environ.get("OBSERVE_DTYPE") == "float64":
@@ -110,6 +112,38 @@ def observe() -> None:
         trainer.Sampler = Reversed  # type: ignore[misc]
 
 
-if __name__ == "__main__":
-    observe()
-    sys.exit(main(["train", *sys.argv[1:]]))
+def together(words: list[str], processes: int, log: Path, more: dict[str, str] | None = None) -> None:
+    """Runs ``jepa <words>`` in so many processes, forked from this one: its imports need not be done again.
+
+    They find each other as those of ``torchrun`` do, by the same variables.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    running = [fork.Process(target=_one, args=(words, place, processes, port, log, more)) for place in range(processes)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(PATIENCE_S)
+    if any(process.exitcode != 0 for process in running):
+        for process in running:
+            process.kill()
+        raise SystemExit(f"{' '.join(words)}\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _one(words: list[str], place: int, processes: int, port: int, log: Path, more: dict[str, str] | None) -> None:
+    for name in [name for name in os.environ if name.startswith("JEPA_")]:
+        del os.environ[name]
+    with log.open("ab") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    os.environ.update({"OMP_NUM_THREADS": "1", **(more or {})})
+    if processes > 1:
+        names = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+    if more is not None:
+        observe()
+    code = cast(int, main(words))
+    os._exit(code)
