@@ -1,10 +1,11 @@
 """Two machines, tried for real: two network namespaces of one host, joined by a cable that can be pulled.
 
-    sudo python benchmarks/reliability/machines.py --folder <scratch folder>     # Linux, root, about three minutes
+    sudo python benchmarks/reliability/machines.py --folder <scratch folder>     # Linux, root, about fifteen minutes
 
 Each case trains the example sensor with one process a machine through ``torchrun``: the weights against those of one
 process on the joined batch, a worker that is killed, one that is killed where restarts are allowed, a cable that is
-pulled. Writes ``MACHINES.md``.
+pulled; the last two under both ways in which machines find each other. Writes ``MACHINES.md``, the words of which
+above and below the table lie in ``machines_head.md`` and ``machines_cable.md``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness import kill
+from harness import kill, table
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ CABLES = ("jepakit-va", "jepakit-vb")
 LIMIT_S = 240
 TIMEOUT_S = 30
 STEPS, SAVE_EVERY, KILL_AFTER = 60, 10, 20
+_SHOWN = {"steps": STEPS, "every": SAVE_EVERY, "after": KILL_AFTER, "timeout": TIMEOUT_S, "limit": LIMIT_S}
 
 
 @contextmanager
@@ -85,25 +87,53 @@ def settings(runs: Path, batch: int) -> list[str]:
     ]
 
 
-def machine(number: int, runs: Path, restarts: int) -> subprocess.Popen[bytes]:
+def meeting(number: int, runs: Path, backend: str) -> list[str]:
+    """How a machine's ``torchrun`` finds the other: ``c10d``, ``c10d, retries`` or ``static``."""
+    if backend == "static":
+        return ["--node_rank", str(number), "--master_addr", ADDRESSES[0], "--master_port", "29517"]
+    # A namespace has no name of its own, by which torchrun would know the host of the meeting.
+    found = ["--rdzv_backend", "c10d", "--rdzv_id", runs.name, "--rdzv_endpoint", f"{ADDRESSES[0]}:29517"]
+    return [*found, "--rdzv_conf", f"is_host={number == 0}", "--local_addr", ADDRESSES[number]]
+
+
+def machine(number: int, runs: Path, restarts: int, backend: str) -> subprocess.Popen[bytes]:
     """One machine's ``torchrun``, in a session of its own."""
     command = ["ip", "netns", "exec", MACHINES[number], sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", runs.name]
-    command += ["--rdzv_endpoint", f"{ADDRESSES[0]}:29517", "--max_restarts", str(restarts)]
-    # A namespace has no name of its own, by which torchrun would know the host of the meeting.
-    command += [
-        "--rdzv_conf",
-        f"is_host={number == 0}",
-        "--local_addr",
-        ADDRESSES[number],
-        "-m",
-        "jepa_core",
-        "train",
-        *settings(runs, 4),
-    ]
+    command += ["--nnodes", "2", "--nproc_per_node", "1", "--max_restarts", str(restarts)]
+    command += [*meeting(number, runs, backend), "-m", "jepa_core", "train", *settings(runs, 4)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLES[number]}
     log = (runs / f"machine-{number}.log").open("w")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is tried.
+
+    Attributes:
+        what: words for the table.
+        harm: done once a checkpoint stands: ``worker`` or ``cable`` of the second machine; empty = nothing.
+        restarts: ``--max_restarts``.
+        backend: how the machines find each other, ``c10d`` or ``static``.
+        tcp_retries: ``net.ipv4.tcp_retries2`` of both machines; 0 = as the kernel has it.
+    """
+
+    what: str
+    harm: str = ""
+    restarts: int = 0
+    backend: str = "c10d"
+    tcp_retries: int = 0
+
+
+CASES = {
+    "two": Case("nothing"),
+    "killed": Case("worker of the second machine killed (-9)", "worker"),
+    "restarted": Case("the same, three restarts allowed", "worker", 3),
+    "restarted-static": Case("the same", "worker", 3, "static"),
+    "cable": Case("cable pulled", "cable"),
+    "cable-retries": Case("the same, `net.ipv4.tcp_retries2=6`", "cable", tcp_retries=6),
+    "cable-static": Case("the same", "cable", backend="static"),
+}
 
 
 @dataclass(frozen=True)
@@ -116,15 +146,18 @@ class Ended:
     said: tuple[str, ...]
 
 
-def run_case(runs: Path, restarts: int = 0, harm: str = "") -> Ended:
-    """Trains on two machines; ``harm`` is done once a checkpoint stands: ``worker`` or ``cable`` of the second one."""
+def run_case(runs: Path, case: Case) -> Ended:
+    """Trains on two machines."""
     runs.mkdir(parents=True)
     with two_machines():
-        both = [machine(number, runs, restarts) for number in range(2)]
+        if case.tcp_retries:
+            for name in MACHINES:
+                _ip("netns", "exec", name, "sysctl", "-qw", f"net.ipv4.tcp_retries2={case.tcp_retries}")
+        both = [machine(number, runs, case.restarts, case.backend) for number in range(2)]
         try:
-            if harm:
+            if case.harm:
                 _wait_for(runs / "run" / "checkpoints" / f"step-{KILL_AFTER}", both)
-                _harm(harm, both[1])
+                _harm(case.harm, both[1])
             return _ends(both, runs)
         finally:
             for process in both:
@@ -183,34 +216,28 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     one = one_process(folder / "one")
-    cases = {
-        "nothing": run_case(folder / "two"),
-        "worker of the second machine killed (-9)": run_case(folder / "killed", harm="worker"),
-        "the same, three restarts allowed": run_case(folder / "restarted", restarts=3, harm="worker"),
-        "cable pulled": run_case(folder / "cable", harm="cable"),
-    }
-    lines = [
-        "# Two machines",
-        "",
-        "`python benchmarks/reliability/machines.py`: two network namespaces of one host, gloo, "
-        f"torch {torch.__version__}; {STEPS} steps, a checkpoint every {SAVE_EVERY}, harm after step {KILL_AFTER}. "
-        f"`trainer.timeout_s={TIMEOUT_S}`. Seconds: from there to the end of either machine's `torchrun`, at most "
-        f"{LIMIT_S}.",
-        "",
-        "| what was done | exit codes | seconds | last checkpoint | farthest weight from one process |",
-        "|---|---|---|---|---|",
-    ]
-    for (name, ended), runs in zip(cases.items(), ("two", "killed", "restarted", "cable"), strict=True):
-        far = f"{farthest(one, folder / runs / 'run'):.1e}" if ended.steps == STEPS else "–"
-        codes = ", ".join("still running" if code is None else str(code) for code in ended.codes)
-        seconds = ", ".join(f"{each:.0f}" for each in ended.seconds)
-        lines.append(f"| {name} | {codes} | {seconds} | step {ended.steps} | {far} |")
-    lines += ["", "What jepakit itself said in each case:", ""]
-    lines += [
-        f"- {name}: {' / '.join(f'`{line}`' for line in ended.said) or 'nothing'}" for name, ended in cases.items()
-    ]
-    (HERE / "MACHINES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = {name: run_case(folder / name, case) for name, case in CASES.items()}
+    lines = [(HERE / "machines_head.md").read_text().format(torch=torch.__version__, **_SHOWN)]
+    head = (
+        "what was done|machines find each other by|exit codes|seconds|last checkpoint|farthest weight from one process"
+    )
+    rows = [[*_cells(CASES[name], ended), _far(ended, one, folder / name / "run")] for name, ended in found.items()]
+    lines += [table(head.split("|"), rows), "What jepakit itself said in each case:\n"]
+    for name, ended in found.items():
+        said = " / ".join(f"`{line}`" for line in ended.said) or "nothing"
+        lines.append(f"- {CASES[name].what} ({CASES[name].backend}): {said}")
+    lines.append("\n" + (HERE / "machines_cable.md").read_text())
+    (HERE / "MACHINES.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
+
+
+def _cells(case: Case, ended: Ended) -> list[str]:
+    codes = ", ".join("still running" if code is None else str(code) for code in ended.codes)
+    return [case.what, case.backend, codes, ", ".join(f"{each:.0f}" for each in ended.seconds), f"step {ended.steps}"]
+
+
+def _far(ended: Ended, one: Path, run: Path) -> str:
+    return f"{farthest(one, run):.1e}" if ended.steps == STEPS else "–"
 
 
 if __name__ == "__main__":

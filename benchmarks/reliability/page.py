@@ -75,7 +75,7 @@ def _training_row(first: dict[str, Any], last: dict[str, Any]) -> list[object]:
     cells: list[object] = [who, case["accumulation"], first["batch"], case["dtype"]]
     for name, value in first["differences"].items():
         absent = not first["worst"][name]
-        cells.append("none" if absent else f"{_size(value)}, {_size(last['differences'][name])}")
+        cells.append("-" if absent else f"{_size(value)}, {_size(last['differences'][name])}")
     cells.append(f"{_size(first['metrics'][0])}, {_size(last['metrics'][0])}")
     return [*cells, "yes" if first["alike"] and last["alike"] else "no"]
 
