@@ -11,6 +11,7 @@ above and below the table lie in ``machines_head.md`` and ``machines_cable.md``.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -19,11 +20,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from harness import kill, table
+from harness import RESULTS, kill, table
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
@@ -209,35 +211,45 @@ def farthest(one: Path, two: Path) -> float:
 
 
 def main() -> None:
-    """All cases, and the page."""
+    """The cases named, or all, into ``results/machines.json``; then the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="as they are called in CASES; none = all")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    one = one_process(folder / "one")
-    found = {name: run_case(folder / name, case) for name, case in CASES.items()}
+    one, path = one_process(folder / "one"), RESULTS / "machines.json"
+    for name in given.cases or CASES:
+        ended = run_case(folder / name, CASES[name])
+        far = farthest(one, folder / name / "run") if ended.steps == STEPS else None
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, name: {**asdict(ended), "far": far}}, indent=1) + "\n")
+        print(name, ended, far, flush=True)
+    write_page(json.loads(path.read_text()))
+
+
+def write_page(found: dict[str, dict[str, Any]]) -> None:
+    """``MACHINES.md``."""
     lines = [(HERE / "machines_head.md").read_text().format(torch=torch.__version__, **_SHOWN)]
     head = (
         "what was done|machines find each other by|exit codes|seconds|last checkpoint|farthest weight from one process"
     )
-    rows = [[*_cells(CASES[name], ended), _far(ended, one, folder / name / "run")] for name, ended in found.items()]
-    lines += [table(head.split("|"), rows), "What jepakit itself said in each case:\n"]
-    for name, ended in found.items():
-        said = " / ".join(f"`{line}`" for line in ended.said) or "nothing"
-        lines.append(f"- {CASES[name].what} ({CASES[name].backend}): {said}")
+    known = [(case, found[name]) for name, case in CASES.items() if name in found]
+    lines += [table(head.split("|"), [_cells(case, ended) for case, ended in known])]
+    lines.append("What jepakit itself said in each case:\n")
+    for case, ended in known:
+        said = " / ".join(f"`{line}`" for line in ended["said"]) or "nothing"
+        lines.append(f"- {case.what} ({case.backend}): {said}")
     lines.append("\n" + (HERE / "machines_cable.md").read_text())
     (HERE / "MACHINES.md").write_text("\n".join(lines), encoding="utf-8")
-    print("\n".join(lines))
 
 
-def _cells(case: Case, ended: Ended) -> list[str]:
-    codes = ", ".join("still running" if code is None else str(code) for code in ended.codes)
-    return [case.what, case.backend, codes, ", ".join(f"{each:.0f}" for each in ended.seconds), f"step {ended.steps}"]
-
-
-def _far(ended: Ended, one: Path, run: Path) -> str:
-    return f"{farthest(one, run):.1e}" if ended.steps == STEPS else "–"
+def _cells(case: Case, ended: dict[str, Any]) -> list[str]:
+    codes = ", ".join("still running" if code is None else str(code) for code in ended["codes"])
+    far = "–" if ended["far"] is None else f"{ended['far']:.1e}"
+    seconds = ", ".join(f"{each:.0f}" for each in ended["seconds"])
+    return [case.what, case.backend, codes, seconds, f"step {ended['steps']}", far]
 
 
 if __name__ == "__main__":
