@@ -86,7 +86,7 @@ class Row:
 def cases(subject: str) -> list[Case]:
     """References come first."""
     pairs = [(1, "float32"), (2, "float32"), (1, "float64"), (2, "float64")]
-    pairs = pairs if subject in WHOLE_PRODUCT else pairs[:3]
+    pairs = {"lidar": pairs[:3], "audio": pairs[::3], "video": pairs[::3]}.get(subject, pairs)
     found = [Case(1, *pair) for pair in pairs] + [Case(order="reversed")] + [Case(2, *pair) for pair in pairs]
     return [*found, Case(3)] if subject in WHOLE_PRODUCT else found
 

@@ -21,6 +21,8 @@ from worlds import SUBJECT, consumed, order
 from jepa_core.monitor.loggers import read_metrics
 
 SAMPLES, EPOCHS = 90, 4
+MOTION = ["motion.persons=8", "motion.windows=3"]
+"""90 windows of six persons; those of two are held back for the probe."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Row:
 def settings(folder: Path, name: str, batch: int, steps: int) -> list[str]:
     """Of a run."""
     own = [f"runs_dir={folder}", f"name={name}", f"trainer.batch_size={batch}", f"trainer.max_steps={steps}"]
-    return [*own, "data.workers=0", "trainer.checkpoint_every=0", "probe.every=100000"]
+    return [*own, *MOTION, "data.workers=0", "trainer.checkpoint_every=0", "probe.every=100000"]
 
 
 def train(folder: Path, processes: int, batch: int, steps: int) -> Path:
@@ -67,7 +69,7 @@ def training(folder: Path, processes: int, batch: int) -> Row:
     steps = SAMPLES * EPOCHS // (processes * batch)
     run_dir = train(folder, processes, batch, steps)
     rows = consumed(folder / f"{run_dir.name}-ids", 1, steps)
-    got, wanted = [sample for _, _, ids in rows for sample in ids], order(SAMPLES, SAMPLES * EPOCHS)
+    got, wanted = [sample for _, _, ids in rows for sample in ids], order(SAMPLES, SAMPLES * EPOCHS, MOTION)
     lost, repeated = Counter(wanted) - Counter(got), Counter(got) - Counter(wanted)
     assert set(Counter(wanted).values()) == {EPOCHS}
     counts = (len(got), sum(lost.values()), sum(repeated.values()))
