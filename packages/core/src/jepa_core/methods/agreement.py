@@ -51,7 +51,7 @@ class ViewAgreement(nn.Module):
         self.projector.apply(init_linear)
 
     def forward(self, context: Tokens, step: int) -> dict[str, Tensor]:
-        """Weighted terms ``agreement`` and ``agreement_sigreg`` of tokens ``[V * B, N, D]``, float32 (float64 for float64)."""
+        """Weighted terms ``agreement`` and ``agreement_sigreg`` of tokens ``[V * B, N, D]``, at least float32."""
         valid_RN1 = context.sites.valid_mask().unsqueeze(-1)
         total_RD = torch.where(valid_RN1, _wide(context.features), 0.0).sum(1)
         mean_RD = total_RD / valid_RN1.sum(1).clamp(min=1)
