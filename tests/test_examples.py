@@ -148,14 +148,20 @@ def test_two_processes_probe_while_they_train_as_one_does(root: Path, tmp_path: 
     """Same samples in the same order: same weights but for rounding, so the same probe, and nobody waits for ever."""
     arguments = ["-m", "jepa_core", "train", f"modality={root / 'examples' / 'own_modality.py'}", *QUIET]
     arguments += ["trainer.max_steps=4", "trainer.log_every=1", "motion.persons=8", "motion.windows=2"]
-    arguments += ["probe.every=2", "probe.enabled=false"]
+    arguments += ["probe.every=2", "probe.enabled=false", "monitor.every=2"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    figures = []
+    figures, monitored = [], []
     for name, head, batch in (("one", [], 8), ("two", launch, 4)):
         done = run([sys.executable, *head, *arguments, f"name={name}", f"trainer.batch_size={batch}"], tmp_path)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()]
         figures.append([(row["step"], row["probe/linear"], row["probe/kNN"]) for row in rows if "probe/linear" in row])
+        watched = [row for row in rows if "monitor/samples/share" in row]
+        monitored.append([{key: row[key] for key in row if key.startswith("monitor/")} for row in watched])
     assert [step for step, *_ in figures[0]] == [0, 2, 4]
     for one, two in zip(*figures, strict=True):
         assert two == pytest.approx(one, abs=0.051)  # one of 20 test samples may lie on the border
+    # The monitor draws the rows and takes the samples that one process would.
+    assert len(monitored[0]) == 2 and "monitor/samples/share" in monitored[0][0]
+    for one, two in zip(*monitored, strict=True):
+        assert set(one) == set(two) and one == pytest.approx(two, rel=1e-3, abs=1e-5)

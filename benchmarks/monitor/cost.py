@@ -23,6 +23,7 @@ from jepa_core.contracts import Losses
 from jepa_core.data.loader import Loader
 from jepa_core.data.move import to_device
 from jepa_core.data.sampler import Sampler
+from jepa_core.distributed import drawn_rows
 from jepa_core.methods import diagnosis
 from jepa_core.monitor import metrics
 from jepa_core.monitor.collapse import CollapseMonitor
@@ -81,7 +82,7 @@ def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
     method._watch = lambda *parts: given.append(parts) or collect(*parts)
     losses = step()
     method._watch = collect
-    rows = losses.monitor["target"][: config.monitor.rows]
+    rows = drawn_rows(losses.monitor["target"])[: config.monitor.rows]
     seen = method._seen
     eigenvalues = metrics._gram_eigenvalues(rows, 1e-7)
     work: dict[str, Callable[[], Any]] = {
@@ -92,7 +93,7 @@ def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
         "eigenvalues (for all ranks)": lambda: metrics._gram_eigenvalues(rows, 1e-7),
         "RankMe, from eigenvalues": lambda: metrics.entropy_rank(eigenvalues.sqrt(), 1e-7),
         "alpha-ReQ, from eigenvalues": lambda: metrics._slope_above_zero(eigenvalues.flip(0)),
-        "relative error": lambda: diagnosis.relative_error(method.energy, seen.predicted, seen.target),
+        "relative error": lambda: diagnosis.relative_error(method.energy, *drawn_rows(seen.rows).chunk(2, dim=1)),
         "use of the context": lambda: diagnosis.context_use(seen, method.predictor),
     }
     if seen.whole is not None:

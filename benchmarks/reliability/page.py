@@ -40,6 +40,51 @@ def resume() -> Iterator[str]:
     yield table(["processes x batch", "changed after step", "samples", "in order", "lost", "repeated"], rows)
 
 
+def processes() -> Iterator[str]:
+    """Several processes against one: training, tables, and samples that they do not divide."""
+    yield (HERE / "processes.md").read_text()
+    rows: list[list[object]] = []
+    tables: list[list[object]] = []
+    for name in SUBJECTS:
+        if not (RESULTS / f"processes-{name}.json").exists():
+            continue
+        found = read(f"processes-{name}")
+        pairs = zip(found["training"][::2], found["training"][1::2], strict=True)  # the first step, the last one
+        rows += [[name, *_training_row(first, last)] for first, last in pairs]
+        for e in found["embeddings"]:
+            told = "bitwise" if e["bitwise"] else f"{e['apart']:.1e}"
+            tables.append([name, e["processes"], e["batch"], e["samples"], "yes" if e["same_samples"] else "no", told])
+    head = "subject|processes|micro-batches|batch|numbers|loss|gradients|clipped|online weights|EMA target|"
+    yield table((head + "batch-norm statistics|logged figures|all processes alike").split("|"), rows)
+    yield (HERE / "processes_tables.md").read_text()
+    yield table(["subject", "processes", "samples at a time", "samples", "each once, in order", "vectors"], tables)
+    yield (HERE / "uneven.md").read_text()
+    rows = [
+        [
+            *(e["what"], e["processes"], e["batch"] or "-", e["steps"] or "-", e["samples"], e["lost"], e["repeated"]),
+            "yes" if e["equal"] else "no",
+        ]
+        for e in read("uneven")
+    ]
+    yield table(["what", "processes", "batch", "steps", "samples", "lost", "repeated", "as one process"], rows)
+
+
+def _training_row(first: dict[str, Any], last: dict[str, Any]) -> list[object]:
+    """Differences after the first and after the last observed step."""
+    case = first["case"]
+    who = "1, reversed" if case["order"] == "reversed" else case["processes"]
+    cells: list[object] = [who, case["accumulation"], first["batch"], case["dtype"]]
+    for name, value in first["differences"].items():
+        absent = not first["worst"][name]
+        cells.append("-" if absent else f"{_size(value)}, {_size(last['differences'][name])}")
+    cells.append(f"{_size(first['metrics'][0])}, {_size(last['metrics'][0])}")
+    return [*cells, "yes" if first["alike"] and last["alike"] else "no"]
+
+
+def _size(value: float) -> str:
+    return "bitwise" if value == 0 else f"{value:.0e}"
+
+
 def kills() -> Iterator[str]:
     """What each series of kills came to."""
     yield (HERE / "kills.md").read_text()
@@ -70,11 +115,11 @@ def checkpoints() -> Iterator[str]:
             *(e["event"], e["mode"], e["exit_code"], e["seconds"], e["whole"] or "none", e["torn"], e["left"]),
             ", ".join(e["different"]) or "none",
         ]
-        for e in read("storage")
+        for e in (*read("storage"), *read("storage_two"))
     ]
     head = "event|saving|exit code|s to the end|whole checkpoints|torn|unfinished|different files after resume"
     yield table(head.split("|"), rows)
-    lines = dict.fromkeys(f"    {e['said']}" for e in read("storage") if e["exit_code"] == 5)
+    lines = dict.fromkeys(f"    {e['said']}" for e in (*read("storage"), *read("storage_two")) if e["exit_code"] == 5)
     yield "What a failing disk is answered with:\n\n" + "\n".join(lines) + "\n"
     if not (RESULTS / "saving_cost.json").exists():
         return
@@ -159,7 +204,8 @@ def growth() -> Iterator[str]:
 
 def main() -> None:
     """The page, and after it what is written beside it."""
-    parts = [(HERE / "head.md").read_text(), *resume(), *kills(), *checkpoints(), *numbers(), *load()]
+    sections = (resume, processes, kills, checkpoints, numbers, load)
+    parts = [(HERE / "head.md").read_text(), *(part for section in sections for part in section())]
     if FURTHER.exists():
         parts.append(FURTHER.read_text())
     PAGE.write_text("\n".join(parts))

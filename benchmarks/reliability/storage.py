@@ -147,10 +147,11 @@ def twice(folder: Path) -> Row:
     process.send_signal(signal.SIGINT)
     code, seconds = ending(process)
     assert still, "the first Ctrl-C had ended it"
-    return Row("second SIGINT", "direct", code, round(seconds, 2), "", *_left(folder / "run"), [])
+    return Row("second SIGINT", "direct", code, round(seconds, 2), "", *whole_torn_left(folder / "run"), [])
 
 
-def _left(run_dir: Path) -> tuple[list[int], int, int]:
+def whole_torn_left(run_dir: Path) -> tuple[list[int], int, int]:
+    """Steps of whole checkpoints; how many are torn, how many unfinished."""
     whole, torn = whole_and_torn(run_dir)
     return whole, torn, len(list((run_dir / "checkpoints").glob(".step-*")))
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,13 +87,13 @@ def measure(folder: Path, before: tuple[int, int], after: tuple[int, int], draw:
     return Row(change, saved, len(got), got == wanted, sum(lost.values()), sum(repeated.values()))
 
 
-def order(total: int, count: int) -> list[str]:
+def order(total: int, count: int, settings: Sequence[str] = tuple(SUBJECT.settings)) -> list[str]:
     """Names of the first ``count`` samples in the sampler's order."""
     from recording import MODALITY
 
     from jepa_core.config import compose
 
-    config = compose(MODALITY.schema, None, [s for s in SUBJECT.settings if s.startswith("motion.")])
+    config = compose(MODALITY.schema, None, [s for s in settings if s.startswith("motion.")])
     source, sampler = MODALITY.sources(config), Sampler(total, config.seed, 1)
     assert len(source) == total
     return [source.sample_id(sampler.draw(position).index) for position in range(count)]

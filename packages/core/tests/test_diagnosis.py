@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa_core.contracts import Condition, Sites, Tokens
+from jepa_core.contracts import Condition, Drawn, Sites, Tokens
 from jepa_core.energy import L2, Cosine
 from jepa_core.lattice import Lattice
 from jepa_core.methods.diagnosis import (
@@ -44,8 +44,9 @@ def seen(views: int = 1) -> Seen:
     context = Tokens(features, Sites(torch.arange(3).expand(4, -1)), LATTICE)
     whole = Tokens(torch.randn(4, 6, WIDTH), Sites.whole(LATTICE, 4), LATTICE)
     targets = Sites(torch.arange(3, 6).expand(4, 1, -1))
-    rows = torch.randn(12, WIDTH, generator=torch.Generator().manual_seed(2))
-    return keep(context, whole, targets, None, (rows, rows + 1), views)
+    rows = torch.randn(12, 2 * WIDTH, generator=torch.Generator().manual_seed(2))
+    drawn = Drawn(rows, torch.arange(12, 0, -1), 12)
+    return keep(context, whole, targets, None, drawn, views)
 
 
 def test_relative_error_of_the_mean_is_one_and_of_the_truth_zero() -> None:

@@ -20,9 +20,12 @@ from torch import Tensor
 
 from jepa_core import anticollapse
 from jepa_core.contracts import AntiCollapse, Sites
-from jepa_core.distributed import gather_rows, rank, sum_over_processes, world
+from jepa_core.distributed import drawn_rows, first_samples, gather_rows, rank, sum_over_processes, world
+from jepa_core.drawn import Drawn
 from jepa_core.energy import build_energy, count_targets, reduce_energy
+from jepa_core.monitor.collapse import CollapseMonitor
 from jepa_core.nn.norm import JointBatchNorm
+from jepa_core.settings import MonitorSettings
 
 Cut = Callable[[Tensor, int], Tensor]
 Case = Callable[[Tensor, Cut], dict[str, Tensor]]
@@ -137,9 +140,58 @@ def gathers_rows() -> bool:
     return True
 
 
+def drawn(x: Tensor, keys: Tensor, most: int) -> Drawn:
+    """What a process offers of its rows."""
+    best = keys.topk(min(most, len(keys)))
+    return Drawn(x[best.indices], best.values, most)
+
+
+def draws(cut: Cut) -> dict[str, Tensor]:
+    """Draws of more rows than there are, of fewer, of fewer than one process has, and where few or none are valid."""
+    x, keys = random(ROWS, 4), random(ROWS, seed=8).mul(1e6).long().abs()
+    found = {}
+    for most in (2, 5, 8, 40):
+        for valid in (ROWS, 3, 0):
+            known = keys.masked_fill(keys < keys.sort(descending=True).values[valid - 1], -1) if valid else keys * 0 - 1
+            # Where none is valid any row will do: all are alike.
+            rows = x if valid else torch.ones_like(x)
+            found[f"{most} of {valid}"] = drawn_rows(drawn(cut(rows, 0), cut(known, 0), most))
+    return found
+
+
+def samples(cut: Cut) -> dict[str, Tensor]:
+    """First samples of several shapes and dtypes; lists that are longer elsewhere are filled up."""
+    every = random(ROWS, 3, 2)
+    dtypes = (torch.float32, torch.bool, torch.int64, torch.bfloat16)
+    found = {
+        f"{count} {dtype}": first_samples(cut(every, 0).to(dtype), count) for count in (2, 9, 30) for dtype in dtypes
+    }
+    ragged = cut(every, 0)[:, : 1 + 2 * rank()]
+    return {**found, "ragged": first_samples(ragged, 10)[:, :1]}
+
+
+def monitored(cut: Cut) -> dict[str, Tensor]:
+    """Figures of plain rows, of more rows than are measured, and of a draw."""
+    x, keys = random(ROWS, 4), random(ROWS, seed=8).mul(1e6).long().abs()
+    given = {"plain": cut(x, 0), "drawn": drawn(cut(x, 0), cut(keys, 0), 8)}
+    found = {}
+    for rows in (5, 100):
+        figures = CollapseMonitor(MonitorSettings(rows=rows)).observe(1, given, {})
+        found |= {f"{rows} {name}": torch.tensor(value) for name, value in figures.items()}
+    return found
+
+
+SAME_BITS: dict[str, Callable[[Cut], dict[str, Tensor]]] = {"draws": draws, "samples": samples, "monitor": monitored}
+
+
+def equal(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return list(got) == list(wanted) and all(torch.equal(got[name], value) for name, value in wanted.items())
+
+
 def main(place: int, folder: Path) -> None:
     torch.set_num_threads(1)
     alone = {name: work_out(case, lambda x, dim: x) for name, case in CASES.items()}
+    bits_alone = {name: work(lambda x, dim: x) for name, work in SAME_BITS.items()}
     dist.init_process_group("gloo", init_method=f"file://{folder / 'group'}", rank=place, world_size=2)
     results: dict[str, float | bool] = {"gather": gathers_rows(), "world": world() == 2}
     for share in CUTS:
@@ -148,6 +200,7 @@ def main(place: int, folder: Path) -> None:
             here = min(share, x.shape[dim])
             return x.narrow(dim, 0, here) if place == 0 else x.narrow(dim, here, x.shape[dim] - here)
 
+        results |= {f"{name}/{share}": equal(work(cut), bits_alone[name]) for name, work in SAME_BITS.items()}
         for name, case in CASES.items():
             terms, gradient = work_out(case, cut)
             expected_terms, expected_gradient = alone[name]
@@ -179,6 +232,14 @@ def test_two_processes_equal_one(results: list[dict[str, float]], name: str, sha
     for found in results:
         assert found[f"{name}/{share}"] < 1e-10
         assert found[f"{name}/{share}/learns"] or name == "norm_no_row"
+
+
+@pytest.mark.parametrize("share", CUTS)
+@pytest.mark.parametrize("name", SAME_BITS)
+def test_what_the_monitor_looks_at_is_that_of_one_process(
+    results: list[dict[str, float]], name: str, share: int
+) -> None:
+    assert all(found[f"{name}/{share}"] is True for found in results)
 
 
 def test_gather_rows_of_uneven_parts_in_every_dtype(results: list[dict[str, float]]) -> None:

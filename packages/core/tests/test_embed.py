@@ -183,11 +183,13 @@ def test_options_take_lists() -> None:
     assert options.wanted == Wanted(("block_2", "last"), ("mean", "tokens"), "online") and options.split == "test"
 
 
-def test_shares_follow_one_another_and_differ_by_at_most_one() -> None:
-    for total, world in ((23, 2), (5, 8), (0, 3), (16, 4)):
-        shares = [share_of(total, rank, world) for rank in range(world)]
+def test_shares_follow_one_another_and_have_the_batches_of_one_process() -> None:
+    for total, world, size in ((23, 2, 4), (5, 8, 1), (0, 3, 4), (16, 4, 4), (40, 3, 16), (7, 2, 8)):
+        shares = [share_of(total, rank, world, size) for rank in range(world)]
         assert [index for share in shares for index in share] == list(range(total))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1 and len(shares[-1]) == max(map(len, shares))
+        assert all(share.start % size == 0 for share in shares if share)
+        counts = [-(-len(share) // size) for share in shares]
+        assert max(counts) - min(counts) <= 1 and counts[-1] == max(counts)
 
 
 def test_pooling_ignores_what_is_not_valid() -> None:
@@ -268,7 +270,7 @@ def by_two(trained: Trained, out: Path, bad: list[int], split: Split = "all") ->
 def same(one: EmbeddingTable, two: EmbeddingTable) -> None:
     assert one.sample_id.tolist() == two.sample_id.tolist()
     assert one.label is not None and two.label is not None and one.label.tolist() == two.label.tolist()
-    np.testing.assert_allclose(one.vectors, two.vectors, atol=1e-6)
+    assert np.array_equal(one.vectors, two.vectors)  # to the bit: the batches are the same
     assert one.metadata == two.metadata
 
 

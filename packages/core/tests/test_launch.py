@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jepa_core.cli import main
 from jepa_core.errors import LaunchError
 from jepa_core.settings import TrainerSettings
 from jepa_core.train import launch
@@ -133,6 +134,17 @@ def test_the_shipped_launch_files_are_what_accelerate_reads() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs Accelerate starts what it is asked for")
+def test_what_one_process_does_is_left_to_process_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Several at once would all write ``probe.json``, or the same page."""
+    for rank, code in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        for verb in ("probe", "report", "masks"):
+            assert main([verb, str(tmp_path / "nothing")]) == code
+    assert "process 1" not in capsys.readouterr().err
+
+
 def test_accelerate_launch_on_a_cpu_is_refused_in_earnest(tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.anticollapse import VarianceHinge
-from jepa_core.contracts import Batch, Condition, Grid, Mask, Sites, Tokens
+from jepa_core.contracts import Batch, Condition, Drawn, Grid, Mask, Sites, Tokens
+from jepa_core.distributed import drawn_rows
 from jepa_core.energy import L2, Cosine
 from jepa_core.lattice import Lattice
 from jepa_core.masking.random import RandomMasker
@@ -199,8 +200,8 @@ def test_monitor_rows_are_valid_rows_even_where_few_are() -> None:
     features = torch.arange(16.0).reshape(1, 16, 1)
     valid = torch.zeros(1, 16, dtype=torch.bool)
     valid[0, 3], valid[0, 9] = True, True
-    places = model._picks(Sites(torch.arange(16).unsqueeze(0), valid), torch.tensor([5]))
-    rows = features.flatten(0, 1)[places]
+    places, keys = model._picks(Sites(torch.arange(16).unsqueeze(0), valid), torch.tensor([5]))
+    rows = drawn_rows(Drawn(features.flatten(0, 1)[places], keys, model.monitor_rows))
     assert set(rows.flatten().tolist()) == {3.0, 9.0} and rows.shape == (8, 1)
 
 

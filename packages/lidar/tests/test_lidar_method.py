@@ -25,7 +25,8 @@ from lidar_cases import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepa_core.contracts import Grid, Mask, Tokens
+from jepa_core.contracts import Drawn, Grid, Mask, Tokens
+from jepa_core.distributed import drawn_rows
 from jepa_core.methods.masked import MaskedPrediction
 from jepa_core.nn.norm import JointBatchNorm
 from jepa_core.targets import EmaTarget
@@ -231,7 +232,8 @@ def check_finite(recipe: str, overrides: list[str], cells: tuple[int, ...]) -> N
     losses = method(batch, 1)
     losses.total.backward()
     method.after_step(1)
-    values = {"loss": losses.total, **losses.terms, **losses.monitor, **gradients(method)}
+    values = {"loss": losses.total, **losses.terms, **gradients(method)}
+    values |= {name: drawn_rows(cast(Drawn, rows)) for name, rows in losses.monitor.items()}
     values |= {name: embedding.features for name, embedding in method.embed(batch).items()}
     values |= {name: buffer.float() for name, buffer in method.named_buffers()}
     bad = [name for name, value in values.items() if not value.isfinite().all()]

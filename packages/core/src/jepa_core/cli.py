@@ -39,6 +39,8 @@ from jepa_core.table_verbs import (
     probe_tables,
 )
 
+TOGETHER = ("train", "embed")
+"""Verbs that several processes share; what a launcher starts besides process 0 leaves all others to it."""
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # accelerate launch answers Ctrl-C with a traceback and leaves before its child has saved. A launcher that therefore
 # ignores it (as the Makefile does) hands that down to its children, and says by this variable that they are to listen.
@@ -84,6 +86,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name not in VERBS:
         raise ConfigError(f"expected a verb ({', '.join(VERBS)}), got {name!r}{hint(name, list(VERBS))}")
+    if name not in TOGETHER and int(os.environ.get("RANK", "0")) > 0:
+        return 0  # process 0 does it; twice at once, both would write the same file
     return VERBS[name].run(rest)
 
 

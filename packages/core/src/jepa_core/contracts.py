@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.bad_sample import BadSample as BadSample
+from jepa_core.drawn import Drawn as Drawn
 from jepa_core.lattice import Lattice
 from jepa_core.results import Measurement as Measurement
 from jepa_core.results import Picture as Picture
@@ -213,13 +214,13 @@ class Losses:
     Attributes:
         total: the scalar to differentiate, float32.
         terms: named float32 terms, detached, on the device (read only every n steps: no host synchronisation).
-        monitor: named ``[R, D]`` detached features for the collapse monitor; ``"target"`` and ``"context"`` where
-            they exist, R rows drawn from valid sites.
+        monitor: named detached features for the collapse monitor; ``"target"`` and ``"context"`` where they exist:
+            ``[R, D]`` rows of this process, or those of valid sites with the keys by which all processes draw.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
-    monitor: Mapping[str, Tensor] = field(default_factory=dict)
+    monitor: Mapping[str, Tensor | Drawn] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

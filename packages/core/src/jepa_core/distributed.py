@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from jepa_core.drawn import Drawn
+
 
 def world() -> int:
     """Number of processes; 1 when no group is running."""
@@ -112,3 +114,49 @@ def spread(full: Tensor, like: Tensor) -> Tensor:
 
     mesh, placements = cast(Any, like).device_mesh, cast(Any, like).placements
     return distribute_tensor(full.to(like.device), mesh, placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def drawn_rows(drawn: Drawn) -> Tensor:
+    """The rows that one process with the joined batch would draw, ``[R, D]``, the same on all processes.
+
+    R is ``drawn.most``, or all places of the joined batch where there are fewer; valid rows are gone round again where
+    they do not fill it. With one process nothing is asked of the device.
+    """
+    features, keys, size = drawn.features, drawn.keys, len(drawn.keys)
+    if world() > 1:
+        every = gather_rows(keys[:, None]).flatten()
+        size = min(drawn.most, len(every))
+        # Few rows travel: only those that are among the drawn ones. Without any valid row, one stands for all.
+        last = every.sort(descending=True).values[:size].amin().clamp(min=min(0, int(every.max())))
+        kept = keys >= last
+        features, keys = gather_rows(features[kept]), gather_rows(keys[kept][:, None]).flatten()
+        order = keys.argsort(descending=True, stable=True)
+        features, keys = features[order], keys[order]
+    count = (keys >= 0).sum().clamp(min=1)
+    return features[torch.arange(size, device=features.device) % count]
+
+
+@torch.no_grad()
+def first_samples(x: Tensor, count: int) -> Tensor:
+    """The first ``count`` samples of the joined batch, ``[B, ...]`` to ``[at most count, ...]``, on all processes.
+
+    Further dimensions that differ between processes are filled up with zeros to the longest. Only processes that hold
+    some of these samples send any.
+    """
+    if world() == 1:
+        return x[:count].detach()
+    shapes = gather_rows(torch.tensor([x.shape], device=x.device)).tolist()
+    longest = [max(sizes) for sizes in list(zip(*shapes, strict=True))[1:]]
+    parts, missing = [], count
+    for owner, (size, *_) in enumerate(shapes):
+        taken = min(size, missing)
+        if taken:
+            part = x.new_zeros(taken, *longest)
+            if owner == rank():
+                part[tuple(slice(length) for length in (taken, *x.shape[1:]))] = x[:taken].detach()
+            # Bytes, as not every backend knows every dtype.
+            dist.broadcast(part.view(torch.uint8), src=owner)
+            parts.append(part)
+            missing -= taken
+    return torch.cat(parts)

@@ -195,9 +195,10 @@ def _metadata(config: RunSettings, modality: Modality, checkpoint: Path, run: st
 
 def _write_table(job: Job, out: Path, started: launch.Launch, console: Console) -> None:
     control, total = started.control, len(job.source)
-    share = Share(job, share_of(total, started.rank, started.world), _part(out, started.rank))
+    shares = [share_of(total, rank, started.world, job.batch_size) for rank in range(started.world)]
+    share = Share(job, shares[started.rank], _part(out, started.rank))
     # All take part in as many rounds as the largest share needs.
-    batches = -(-len(share_of(total, started.world - 1, started.world)) // job.batch_size)
+    batches = -(-len(shares[-1]) // job.batch_size)
     told_s = time.monotonic()
     for _ in range(-(-batches // ROUND)):
         control.agree(lambda: _advance(share, started))

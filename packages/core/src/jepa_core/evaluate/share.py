@@ -63,9 +63,15 @@ class Job:
     metadata: Mapping[str, str]
 
 
-def share_of(total: int, rank: int, world: int) -> range:
-    """The samples of a process: shares follow one another and differ by at most one."""
-    return range(total * rank // world, total * (rank + 1) // world)
+def share_of(total: int, rank: int, world: int, batch_size: int) -> range:
+    """The samples of a process: shares follow one another and differ by at most one batch.
+
+    Their batches are those of one process, so that every vector has the bits that it has there: products of matrices
+    round by how many rows they have.
+    """
+    batches = -(-total // batch_size)
+    first, last = (batches * place // world * batch_size for place in (rank, rank + 1))
+    return range(min(first, total), min(last, total))
 
 
 def labels_are_numbers(source: LabelledSource) -> bool:

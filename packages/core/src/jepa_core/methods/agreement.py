@@ -51,11 +51,11 @@ class ViewAgreement(nn.Module):
         self.projector.apply(init_linear)
 
     def forward(self, context: Tokens, step: int) -> dict[str, Tensor]:
-        """Weighted terms ``agreement`` and ``agreement_sigreg`` of tokens ``[V * B, N, D]``, float32."""
+        """Weighted terms ``agreement`` and ``agreement_sigreg`` of tokens ``[V * B, N, D]``, at least float32."""
         valid_RN1 = context.sites.valid_mask().unsqueeze(-1)
-        total_RD = torch.where(valid_RN1, context.features.float(), 0.0).sum(1)
+        total_RD = torch.where(valid_RN1, _wide(context.features), 0.0).sum(1)
         mean_RD = total_RD / valid_RN1.sum(1).clamp(min=1)
-        z_VBE = self.projector(mean_RD).float().unflatten(0, (self.views, -1))
+        z_VBE = _wide(self.projector(mean_RD)).unflatten(0, (self.views, -1))
         gap = (z_VBE - z_VBE.mean(0)).square().mean(-1)
         pair = sum_over_processes(torch.stack([gap.sum(), gap.new_full((), gap.numel())]))
         spread = self.regulariser(z_VBE, None, step)["sigreg"]
@@ -63,3 +63,8 @@ class ViewAgreement(nn.Module):
             "agreement": self.weight * (1 - self.share) * pair[0] / pair[1].detach(),
             "agreement_sigreg": self.weight * self.share * spread,
         }
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: distances of half-precision features lose their small differences."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -16,17 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from jepa_core.contracts import Condition, Energy, Sites, Tokens
-from jepa_core.distributed import gather_rows, joint_norm, sum_over_processes, world
+from jepa_core.distributed import drawn_rows, first_samples, joint_norm, world
+from jepa_core.drawn import Drawn
 from jepa_core.monitor.metrics import lidar_rank
 
 SAMPLES = 8
-"""Samples that are compared site by site."""
+"""Samples of the joined batch that are compared site by site."""
 USED = 2
-"""Samples whose predictions are made anew from another sample's context."""
+"""Samples of the joined batch whose predictions are made anew from another sample's context."""
 SITES = 256
 """Sites at which samples are compared."""
 VIEWED = 128
-"""Samples, over all processes, whose views are compared: the whitening costs D^3, the rest grows with the samples."""
+"""Samples of the joined batch whose views are compared: the whitening costs D^3, the rest grows with the samples."""
 
 Figures = Mapping[str, Mapping[str, Tensor]]
 
@@ -39,7 +40,8 @@ class Seen:
         context: tokens of the first samples.
         targets: ``[b, K, M]`` of the same samples.
         condition: of the same samples.
-        predicted, target: ``[R, D]`` rows of the same target sites, as the energy compares them.
+        rows: predicted and target features of the same target sites side by side, ``[R, 2D]``, as the energy compares
+            them.
         views: ``[B, V, D]`` mean context features where samples have several views.
         whole: target features ``[b, S, D]`` of the first samples at the same sites, and which are valid ``[b, S]``.
     """
@@ -47,8 +49,7 @@ class Seen:
     context: Tokens
     targets: Sites
     condition: Condition | None
-    predicted: Tensor
-    target: Tensor
+    rows: Drawn
     views: Tensor | None = None
     whole: tuple[Tensor, Tensor] | None = None
 
@@ -59,7 +60,7 @@ def keep(
     target: Tokens,
     targets: Sites,
     condition: Condition | None,
-    rows: tuple[Tensor, Tensor],
+    rows: Drawn,
     views: int,
 ) -> Seen:
     """Copies the little that is needed, so that the activations of the whole batch can go."""
@@ -67,7 +68,7 @@ def keep(
     tokens = Tokens(context.features[:few].detach().clone(), first_rows(context.sites, few), context.lattice)
     pooled = _mean_of_views(context, views) if views > 1 else None
     whole = _some_sites(target, min(SAMPLES, len(target.features))) if target.sites.complete else None
-    return Seen(tokens, first_rows(targets, few), _first_condition(condition, few), *rows, pooled, whole)
+    return Seen(tokens, first_rows(targets, few), _first_condition(condition, few), rows, pooled, whole)
 
 
 def _some_sites(target: Tokens, few: int) -> tuple[Tensor, Tensor]:
@@ -107,25 +108,47 @@ def diagnose(seen: Seen, predictor: nn.Module, energy: Energy) -> dict[str, dict
         1 = no better), ``prediction/context_use`` (see :func:`context_use`), ``samples/share`` where the target encoder
         sees everything (see :func:`sample_share`), and ``views/lidar_rank`` where there are views (arXiv 2312.04000).
     """
-    figures = {"prediction": {"relative_error": relative_error(energy, seen.predicted, seen.target)}}
-    if len(seen.context.features) > 1:
-        figures["prediction"]["context_use"] = sum_over_processes(context_use(seen, predictor)) / world()
+    predicted, target = drawn_rows(seen.rows).chunk(2, dim=1)
+    figures = {"prediction": {"relative_error": relative_error(energy, predicted, target)}}
+    first = _first_of_all(seen)
+    if len(first.context.features) > 1:
+        figures["prediction"]["context_use"] = context_use(first, predictor)
         if seen.whole is not None:
-            figures["samples"] = {"share": sum_over_processes(sample_share(*seen.whole)) / world()}
+            features, valid = (first_samples(each, SAMPLES) for each in seen.whole)
+            figures["samples"] = {"share": sample_share(features, valid)}
     if seen.views is not None:
-        rows = gather_rows(seen.views[: max(1, VIEWED // world())].flatten(1))
-        if len(rows) > 1:
-            figures["views"] = {"lidar_rank": lidar_rank(rows.unflatten(1, seen.views.shape[1:]))}
+        views = first_samples(seen.views, VIEWED)
+        if len(views) > 1:
+            figures["views"] = {"lidar_rank": lidar_rank(views)}
     return figures
 
 
+def _first_of_all(seen: Seen) -> Seen:
+    """With context, targets and condition of the first samples of the joined batch."""
+    if world() == 1:
+        return seen
+    context = Tokens(first_samples(seen.context.features, USED), _first_sites(seen.context.sites), seen.context.lattice)
+    condition = seen.condition
+    if condition is not None:
+        at, valid = (None if x is None else first_samples(x, USED) for x in (condition.at, condition.valid))
+        condition = Condition(first_samples(condition.features, USED), at, valid)
+    return replace(seen, context=context, targets=_first_sites(seen.targets), condition=condition)
+
+
+def _first_sites(sites: Sites) -> Sites:
+    valid = first_samples(sites.valid_mask(), USED)
+    kind = None if sites.kind is None else first_samples(sites.kind, USED)
+    # Lists that are all real on each process, but not of one length, have been filled up.
+    whole = sites.valid is None and bool(valid.all())
+    return replace(sites, ids=first_samples(sites.ids, USED), valid=None if whole else valid, kind=kind)
+
+
 def relative_error(energy: Energy, predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean energy of ``predicted`` over that of the mean target, ``[R, D]`` both; joined over processes."""
+    """Mean energy of ``predicted`` over that of the mean target, ``[R, D]`` both."""
     wide = target.float()
-    count = sum_over_processes(wide.new_full((), float(len(wide))))
-    mean = sum_over_processes(wide.sum(0)) / count
-    own = sum_over_processes(energy(predicted.float(), wide).sum())
-    trivial = sum_over_processes(energy(mean.expand_as(wide), wide).sum())
+    mean = wide.sum(0) / len(wide)
+    own = energy(predicted.float(), wide).sum()
+    trivial = energy(mean.expand_as(wide), wide).sum()
     return own / trivial.clamp(min=torch.finfo(torch.float32).tiny)
 
 

@@ -18,6 +18,7 @@ from jepa_core.contracts import (
     AntiCollapse,
     Batch,
     Condition,
+    Drawn,
     Embedding,
     Energy,
     Grid,
@@ -123,7 +124,7 @@ class MaskedPrediction(nn.Module):
         matcher: reorders the targets before they are compared; None = each belongs to its site.
         views: V, of each sample; the inputs hold them one after the other, ``[V * B, ...]``, each masked for itself.
         agreement: of the views.
-        monitor_rows: rows drawn for the collapse monitor in each micro-batch.
+        monitor_rows: rows drawn for the collapse monitor from each micro-batch, joined over processes.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class MaskedPrediction(nn.Module):
         if self.agreement is not None:
             named = self.agreement(context, step)
             total, terms = total + torch.stack(list(named.values())).sum(), {**terms, **named}
-        monitor = {}
+        monitor: dict[str, Drawn] = {}
         if self.watched and index == 0:
             features = (raw_BKMD, predicted_BKMD, target_BKMD)
             monitor = self._watch(context, target, mask.targets, condition, features, seeds)
@@ -228,12 +229,15 @@ class MaskedPrediction(nn.Module):
         condition: Condition | None,
         features: tuple[Tensor, Tensor, Tensor],
         seeds: Tensor,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Drawn]:
         """Rows for the monitor, and what :meth:`diagnose` needs; ``features``: target, predicted, target compared."""
-        rows = self._picks(targets.flat(), seeds)
-        raw, predicted, compared = (_taken(each.flatten(1, 2), rows) for each in features)
-        self._seen = diagnosis.keep(context, target, targets, condition, (predicted, compared), self.views)
-        return {"context": _taken(context.features, self._picks(context.sites, seeds)), "target": raw}
+        places, keys = self._picks(targets.flat(), seeds)
+        raw, predicted, compared = (_taken(each.flatten(1, 2), places) for each in features)
+        pairs = Drawn(torch.cat([predicted, compared], dim=1), keys, self.monitor_rows)
+        self._seen = diagnosis.keep(context, target, targets, condition, pairs, self.views)
+        own, own_keys = self._picks(context.sites, seeds)
+        of_context = Drawn(_taken(context.features, own), own_keys, self.monitor_rows)
+        return {"context": of_context, "target": Drawn(raw, keys, self.monitor_rows)}
 
     def _fill(self, tokens: Tokens) -> Tokens:
         if self.kind_token is None:
@@ -261,14 +265,12 @@ class MaskedPrediction(nn.Module):
         return total, {f"{name}/{regulariser.on}": value for name, value in named.items()}
 
     @torch.no_grad()
-    def _picks(self, sites: Sites, seeds: Tensor) -> Tensor:
-        """Random places of the first kind among ``B N``, ``[monitor_rows]``; repeated where there are too few."""
+    def _picks(self, sites: Sites, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Random places of the first kind among ``B N``, at most ``[monitor_rows]``, and the keys of the draw."""
         valid_BN = sites.kind_mask(0)
         keys = random_keys(seeds, valid_BN.shape[1], _MONITOR_STREAM).masked_fill(~valid_BN, -1).flatten()
-        order = keys.topk(min(self.monitor_rows, keys.numel())).indices
-        # Fewer valid rows than asked for: go round them again, without asking the device how many there are.
-        count = valid_BN.sum().clamp(min=1, max=order.numel())
-        return order[torch.arange(order.numel(), device=order.device) % count]
+        drawn = keys.topk(min(self.monitor_rows, keys.numel()))
+        return drawn.indices, drawn.values
 
     @torch.no_grad()
     def target_counts(self, batch: Batch) -> Tensor | None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepa_core.distributed import gather_rows, world
+from jepa_core.distributed import drawn_rows, gather_rows, rank, world
+from jepa_core.drawn import Drawn
 from jepa_core.monitor.metrics import collapse_metrics
 from jepa_core.monitor.verdict import Judge, Verdict
 from jepa_core.settings import MonitorSettings
@@ -30,7 +31,7 @@ class CollapseMonitor:
     def observe(
         self,
         step: int,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, Tensor | Drawn],
         losses: Mapping[str, float],
         diagnosis: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> dict[str, float]:
@@ -38,7 +39,8 @@ class CollapseMonitor:
 
         Args:
             step: optimiser steps done.
-            features: name to ``[R, D]`` rows of this process; at most ``rows`` of all processes are measured.
+            features: name to ``[R, D]`` rows of this process, or what it offers for a draw over all of them; at most
+                ``rows`` of all processes are measured, the same as one process with all of them would measure.
             losses: terms by name, already joined over processes; ``loss`` or ``total`` is the whole.
             diagnosis: further figures by name, the same on all processes: what a method's ``diagnose()`` gives.
 
@@ -51,9 +53,11 @@ class CollapseMonitor:
         self._judge.update(step, figures, losses)
         return {f"monitor/{name}/{key}": value for name, values in figures.items() for key, value in values.items()}
 
-    def _measure(self, rows_RD: Tensor) -> dict[str, Tensor | float]:
-        share = -(-self._rows // world())
-        joined = gather_rows(_some_rows(rows_RD, share))
+    def _measure(self, found: Tensor | Drawn) -> dict[str, Tensor | float]:
+        if isinstance(found, Drawn):
+            joined = _some_rows(drawn_rows(found), self._rows)
+        else:
+            joined = _some_of_all(found, self._rows)
         count, width = joined.shape
         if count < 2:
             return {"rows": float(count)}
@@ -80,10 +84,25 @@ class CollapseMonitor:
 
 def _some_rows(rows_RD: Tensor, count: int) -> Tensor:
     """The same ``count`` rows of a given R each time, drawn without a pattern that could match the lattice's."""
-    if len(rows_RD) <= count:
-        return rows_RD.detach()
-    picks = torch.randperm(len(rows_RD), generator=torch.Generator().manual_seed(0))[:count]
-    return rows_RD.detach()[picks.to(rows_RD.device)]
+    return rows_RD.detach()[_places(len(rows_RD), count).to(rows_RD.device)] if len(rows_RD) > count else rows_RD
+
+
+def _places(total: int, count: int) -> Tensor:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count]
+
+
+def _some_of_all(rows_RD: Tensor, count: int) -> Tensor:
+    """As :func:`_some_rows` of the rows of all processes, of which only those that are drawn travel."""
+    if world() == 1:
+        return _some_rows(rows_RD, count)
+    sizes = gather_rows(torch.tensor([[len(rows_RD)]], device=rows_RD.device)).flatten().tolist()
+    if sum(sizes) <= count:
+        return gather_rows(rows_RD)
+    places, before = _places(sum(sizes), count), sum(sizes[: rank()])
+    mine = places[(places >= before) & (places < before + len(rows_RD))].sort().values - before
+    joined = gather_rows(rows_RD.detach()[mine.to(rows_RD.device)])
+    # They came in the order of the rows; wanted is that of the draw.
+    return joined[places.argsort().argsort().to(joined.device)]
 
 
 def _to_host(measured: Mapping[str, Mapping[str, Tensor | float]]) -> dict[str, dict[str, float]]:
