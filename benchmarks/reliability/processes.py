@@ -206,7 +206,7 @@ def tables(subject: str, folder: Path, run_dir: Path) -> list[Table]:
     rows = []
     whole = subject in WHOLE_PRODUCT
     for batch in (4, 7) if whole else (7,):
-        split = "all" if whole else "test"
+        split = "test" if subject in ("lidar", "video") else "all"
         one = read_table(embedded(run_dir, split, folder / f"one-{batch}.parquet", 1, batch))
         names = one.sample_id.tolist()
         for processes in (2, 3):

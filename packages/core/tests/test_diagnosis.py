@@ -106,6 +106,14 @@ def test_diagnosis_changes_nothing_and_names_its_figures() -> None:
     assert all(math.isfinite(value.item()) for each in figures.values() for value in each.values())
 
 
+def test_samples_are_compared_by_their_first_view() -> None:
+    """Of several processes each has other rows behind its first views: they would be taken for further samples."""
+    kept = seen(views=2)
+    assert kept.whole is not None and len(kept.whole[0]) == len(kept.whole[1]) == 2
+    assert len(kept.context.features) == 2
+    assert len(seen(views=4).context.features) == 1
+
+
 def test_views_of_a_sample_are_told_by_lidar_rank() -> None:
     kept = seen(views=2)
     assert kept.views is not None and kept.views.shape == (2, 2, WIDTH)

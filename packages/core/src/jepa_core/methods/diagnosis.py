@@ -64,10 +64,12 @@ def keep(
     views: int,
 ) -> Seen:
     """Copies the little that is needed, so that the activations of the whole batch can go."""
-    few = min(USED, len(context.features))
+    # Rows are all first views, then all second ones: those of the first are one a sample.
+    count = len(context.features) // views
+    few = min(USED, count)
     tokens = Tokens(context.features[:few].detach().clone(), first_rows(context.sites, few), context.lattice)
     pooled = _mean_of_views(context, views) if views > 1 else None
-    whole = _some_sites(target, min(SAMPLES, len(target.features))) if target.sites.complete else None
+    whole = _some_sites(target, min(SAMPLES, count)) if target.sites.complete else None
     return Seen(tokens, first_rows(targets, few), _first_condition(condition, few), rows, pooled, whole)
 
 
