@@ -29,20 +29,37 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, width)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None, wanted: slice | None = None
+    ) -> Tensor:
         """Tokens ``[B, N, D]`` to ``[B, N, D]``.
 
         Args:
             x: tokens; those not valid must be finite.
             valid: bool ``[B, N]``, who may be attended to; None = all, without a mask tensor (fast kernels).
             rotation: rotary positions of the tokens, applied to queries and keys.
+            wanted: the tokens whose output is asked for, ``[B, n, D]``; they attend to all. None = all.
         """
-        batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        q, k, v = self._heads(x) if wanted is None else self._heads_for(x, wanted)
         if rotation is not None:
-            q, k = rotation(q), rotation(k)
+            q, k = (rotation if wanted is None else rotation.of(wanted))(q), rotation(k)
         out = attend(q, k, v, key_mask(valid))
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, -1))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``[B, H, N, C]``."""
+        # Taken apart before tokens and heads change places: their gradients are then joined by one copy, not two.
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).unbind(2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _heads_for(self, x: Tensor, wanted: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`_heads`, with queries of the wanted tokens alone."""
+        inner, bias = self.heads * self.head_width, self.qkv.bias
+        of_q, of_kv = self.qkv.weight.split((inner, 2 * inner))
+        bias_q, bias_kv = (None, None) if bias is None else bias.split((inner, 2 * inner))
+        q = functional.linear(x[:, wanted].contiguous(), of_q, bias_q).unflatten(-1, (self.heads, self.head_width))
+        k, v = functional.linear(x, of_kv, bias_kv).unflatten(-1, (2, self.heads, self.head_width)).unbind(2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -136,9 +136,10 @@ class TransformerPredictor(nn.Module):
         if condition is not None:
             parts.append(self._condition(condition))
         tokens = _join([part.tokens for part in parts], blocks)
-        out = self.transformer(tokens, _join_valid(parts, blocks), self._rotation(parts, blocks))
         start = context.features.shape[1]
-        return self.project(out[:, start : start + sites]).view(batch, blocks, sites, -1)
+        wanted = slice(start, start + sites)
+        out = self.transformer(tokens, _join_valid(parts, blocks), self._rotation(parts, blocks), wanted)
+        return self.project(out).view(batch, blocks, sites, -1)
 
     def _check(self, context: Tokens, condition: Condition | None) -> None:
         if context.lattice.sizes != self.lattice.sizes:
