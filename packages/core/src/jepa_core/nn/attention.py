@@ -2,11 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_core.nn.position import Rotation
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Sequences of what several blocks share, followed by those blocks, all of the same length.
+
+    Shared tokens attend to one another; the tokens of a block attend to the shared ones and to one another. As a mask
+    over the sequence that would be mostly False: instead each block is a batch entry of its own, with its own keys.
+
+    Attributes:
+        shared: tokens at the head of the sequence.
+        blocks: K, of ``(N - shared) / K`` tokens each.
+    """
+
+    shared: int
+    blocks: int
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+        """Attention of heads ``[B, H, N, C]``; ``valid`` bool ``[B, N]``: who may be attended to, None = all.
+
+        Queries are those of all tokens, or of the blocks alone: as many come out.
+        """
+        batch, heads, tokens, width = k.shape
+        lengths = [self.shared, tokens - self.shared]
+        (k, own_k), (v, own_v) = k.split(lengths, dim=2), v.split(lengths, dim=2)
+        q, own_q = q.split([q.shape[2] - lengths[1], lengths[1]], dim=2)
+        seen, among = self._valid(valid)
+        own = attend(self._apart(own_q).flatten(0, 1), self._joined(k, own_k), self._joined(v, own_v), among)
+        # Tokens before heads, which is how kernels leave them and what the next layer takes.
+        own = own.transpose(1, 2).reshape(batch, -1, heads, width)
+        if not q.shape[2]:
+            return own.transpose(1, 2)
+        return torch.cat([attend(q, k, v, seen).transpose(1, 2), own], dim=1).transpose(1, 2)
+
+    def _valid(self, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The keys that shared tokens, and those that the tokens of each block, may attend to."""
+        if valid is None:
+            return None, None
+        shared, own = valid[:, None, : self.shared, None], valid[:, None, self.shared :, None]
+        return key_mask(shared[:, 0, :, 0]), key_mask(self._joined(shared, own)[:, 0, :, 0])
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """``[B, H, K M, C]`` to ``[B, K, H, M, C]``."""
+        return x.unflatten(2, (self.blocks, -1)).transpose(1, 2)
+
+    def _joined(self, shared: Tensor, own: Tensor) -> Tensor:
+        """What each block attends to: ``[B, H, S, C]`` and ``[B, H, K M, C]`` to ``[B K, H, S + M, C]``."""
+        repeated = shared[:, None].expand(-1, self.blocks, -1, -1, -1)
+        return torch.cat([repeated, self._apart(own)], dim=3).flatten(0, 1)
 
 
 class Attention(nn.Module):
@@ -30,7 +81,12 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, width)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None, wanted: slice | None = None
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Tokens ``[B, N, D]`` to ``[B, N, D]``.
 
@@ -38,12 +94,13 @@ class Attention(nn.Module):
             x: tokens; those not valid must be finite.
             valid: bool ``[B, N]``, who may be attended to; None = all, without a mask tensor (fast kernels).
             rotation: rotary positions of the tokens, applied to queries and keys.
-            wanted: the tokens whose output is asked for, ``[B, n, D]``; they attend to all. None = all.
+            wanted: the tokens whose output is asked for, ``[B, n, D]``; they attend as ever. None = all.
+            packing: who attends to whom; None = all to all.
         """
         q, k, v = self._heads(x) if wanted is None else self._heads_for(x, wanted)
         if rotation is not None:
             q, k = (rotation if wanted is None else rotation.of(wanted))(q), rotation(k)
-        out = attend(q, k, v, key_mask(valid))
+        out = attend(q, k, v, key_mask(valid)) if packing is None else packing.attend(q, k, v, valid)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

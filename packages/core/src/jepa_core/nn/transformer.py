@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from jepa_core.nn.attention import Attention
+from jepa_core.nn.attention import Attention, Packing
 from jepa_core.nn.position import Rotation
 
 NormPlace = Literal["pre", "post"]
@@ -94,10 +94,15 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None, wanted: slice | None = None
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """``[B, N, D]`` to ``[B, N, D]``, or to ``[B, n, D]`` of the wanted tokens; see :meth:`Attention.forward`."""
-        attended = self.ls1(self.attn(self.norm1(x), valid, rotation, wanted))
+        attended = self.ls1(self.attn(self.norm1(x), valid, rotation, wanted, packing))
         x = _some(x, wanted) + self.drop_path(attended)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
@@ -106,10 +111,15 @@ class PostNormBlock(Block):
     """``x = LN(x + Attn(x))``, then ``x = LN(x + MLP(x))`` (arXiv 1706.03762, section 3.1); arguments of ``Block``."""
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None, wanted: slice | None = None
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """As :meth:`Block.forward`."""
-        x = self.norm1(_some(x, wanted) + self.drop_path(self.ls1(self.attn(x, valid, rotation, wanted))))
+        x = self.norm1(_some(x, wanted) + self.drop_path(self.ls1(self.attn(x, valid, rotation, wanted, packing))))
         return self.norm2(x + self.drop_path(self.ls2(self.mlp(x))))
 
 
@@ -149,7 +159,12 @@ class Transformer(nn.Module):
         self.apply(init_linear)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None, wanted: slice | None = None
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Tokens ``[B, N, D]`` to normalised tokens ``[B, N, D]``.
 
@@ -159,11 +174,12 @@ class Transformer(nn.Module):
             rotation: rotary positions.
             wanted: the tokens that are asked for, ``[B, n, D]``: nothing that only others need is computed in the last
                 block. None = all.
+            packing: who attends to whom; None = all to all.
         """
         x = clean(x, valid)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
-            x = self._run(block, x, valid, rotation, wanted if number == last else None)
+            x = self._run(block, x, valid, rotation, wanted if number == last else None, packing)
         return self.norm(x if self.blocks else _some(x, wanted))
 
     def forward_layers(
@@ -182,17 +198,14 @@ class Transformer(nn.Module):
         x = clean(x, valid)
         outputs = []
         for block in self.blocks:
-            x = self._run(block, x, valid, rotation, None)
+            x = self._run(block, x, valid, rotation)
             outputs.append(x)
         return self.norm(x), {layer: outputs[layer] for layer in layers}
 
-    def _run(
-        self, block: nn.Module, x: Tensor, valid: Tensor | None, rotation: Rotation | None, wanted: slice | None
-    ) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | Rotation | slice | Packing | None) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return block(x, valid, rotation, wanted)
-        out: Tensor = checkpoint(block, x, valid, rotation, wanted, use_reentrant=False)
-        return out
+            return cast(Tensor, block(*inputs))
+        return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
 
 
 def _some(x: Tensor, wanted: slice | None) -> Tensor:
