@@ -216,3 +216,13 @@ def test_wrong_use_is_named() -> None:
         build("rope")
     with pytest.raises(ValueError, match="per_block or packed, got 'long'"):
         TransformerPredictor(GRID, 12, width=24, heads=3, sequences="long")  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_in_half_precision_no_token_makes_the_others_wide(positions: str) -> None:
+    predictor, seen = build(positions, 7), []
+    predictor.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    for kind in (torch.bfloat16, torch.float32):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
+            predictor(context(), targets(), action())
+    assert seen == [torch.bfloat16, torch.float32]

@@ -153,7 +153,8 @@ class TransformerPredictor(nn.Module):
         parts.append(self._targets(targets, mask_index))
         shared = sum(part.tokens.shape[2] for part in parts[:-1])
         packing = None if self.sequences == "per_block" else Packing(shared, blocks)
-        x = SEQUENCES[self.sequences]([part.tokens for part in parts])
+        # Autocast gives projected tokens in half precision; mask tokens in float32 would make all that follows float32.
+        x = SEQUENCES[self.sequences]([part.tokens.to(parts[0].tokens.dtype) for part in parts])
         out = self.transformer(x, self._valid(parts), self._rotation(parts), slice(shared, None), packing)
         return self.project(out).view(batch, blocks, sites, -1)
 
