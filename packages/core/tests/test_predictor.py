@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,17 +11,19 @@ import torch
 from jepa_core.contracts import Condition, Sites, Tokens
 from jepa_core.lattice import Lattice
 from jepa_core.methods.groups import decay_groups
+from jepa_core.nn.attention import Packing, attend_in_steps
 from jepa_core.nn.predictor import TransformerPredictor
 
 GRID = Lattice(("t", "y", "x"), (2, 4, 5), (1.0,) * 3, ("s", "px", "px"), (0.0,) * 3)
-POSITIONS = ["sin_cos", "rotary"]
+POSITIONS = ["sin_cos", "rotary", "sin_cos packed", "rotary packed"]
 
 
-def build(positions: str, condition_width: int | None = None) -> TransformerPredictor:
+def build(positions: str, condition_width: int | None = None, depth: int = 2) -> TransformerPredictor:
     torch.manual_seed(0)
+    code, *packed = positions.split()
+    options: dict[str, Any] = {"positions": code, "sequences": "packed" if packed else "per_block"}
     predictor = TransformerPredictor(
-        GRID, 12, width=24, depth=2, heads=3, condition_width=condition_width,
-        positions=positions,  # type: ignore[arg-type]  # parametrised over both literals
+        GRID, 12, width=24, depth=depth, heads=3, condition_width=condition_width, **options
     )  # fmt: skip
     # At the small initial weights attention is nearly uniform; larger ones let every influence show.
     with torch.no_grad():
@@ -122,6 +125,34 @@ def test_every_parameter_learns(positions: str, condition_width: int | None) -> 
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+@pytest.mark.parametrize("code", ["sin_cos", "rotary"])
+def test_packed_differs_by_what_the_context_attends_to_and_by_nothing_else(code: str) -> None:
+    # In one block the context has not yet seen a mask token.
+    one = [build(f"{code}{packed}", 7, depth=1)(context(), targets(), action()) for packed in ("", " packed")]
+    torch.testing.assert_close(*one, atol=1e-5, rtol=1e-4)
+    two = [build(f"{code}{packed}", 7)(context(), targets(), action()) for packed in ("", " packed")]
+    assert (two[0] - two[1]).abs().max() > 1e-3
+    names = [list(build(f"{code}{packed}", 7).state_dict()) for packed in ("", " packed")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_packing_is_attention_under_a_block_mask(masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5 + 12, 4, generator=generator).double().requires_grad_() for _ in range(3))
+    block = torch.tensor([-1] * 5 + [0] * 4 + [1] * 4 + [2] * 4)
+    may = (block[:, None] == block) | (block == -1)
+    valid = torch.rand(2, 17, generator=generator) < 0.7 if masked else None
+    weight = torch.randn(2, 3, 17, 4, generator=generator).double()
+    mask = may if valid is None else may & valid[:, None, None]
+    got, expected = Packing(5, 3).attend(q, k, v, valid), attend_in_steps(q, k, v, mask)
+    alone = Packing(5, 3).attend(q[:, :, 5:], k, v, valid)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(alone, expected[:, :, 5:])
+    gradients = [torch.autograd.grad((out * weight).sum(), (q, k, v)) for out in (got, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_each_mask_takes_its_row_of_the_table_of_mask_tokens() -> None:
     torch.manual_seed(0)
     predictor, sites = TransformerPredictor(GRID, 12, width=24, depth=1, heads=3, mask_tokens=3), targets()
@@ -183,3 +214,15 @@ def test_wrong_use_is_named() -> None:
         build("sin_cos", 7)(context(), targets())
     with pytest.raises(ValueError, match="sin_cos or rotary"):
         build("rope")
+    with pytest.raises(ValueError, match="per_block or packed, got 'long'"):
+        TransformerPredictor(GRID, 12, width=24, heads=3, sequences="long")  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_in_half_precision_no_token_makes_the_others_wide(positions: str) -> None:
+    predictor, seen = build(positions, 7), []
+    predictor.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    for kind in (torch.bfloat16, torch.float32):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
+            predictor(context(), targets(), action())
+    assert seen == [torch.bfloat16, torch.float32]

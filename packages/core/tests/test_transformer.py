@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -187,3 +189,25 @@ def test_linear_layers_are_drawn_by_their_widths_or_left_alone() -> None:
     assert block.mlp.fc1.weight.std().item() == pytest.approx((1 / (3 * 64)) ** 0.5, rel=0.05)
     assert block.mlp.fc1.bias.any()
     assert torch.equal(block.norm1.weight, torch.ones(64)), "norms stay"
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("recompute", [True, False])
+def test_the_tokens_that_are_wanted_are_those_of_the_whole(norm: Any, qkv_bias: bool, recompute: bool) -> None:
+    torch.manual_seed(0)
+    model = Transformer(24, 2, 2, layer_scale=0.5, qkv_bias=qkv_bias, recompute=recompute, norm=norm).double()
+    x = tokens(3, 7, 24).double().requires_grad_()
+    valid = torch.rand(3, 7, generator=torch.Generator().manual_seed(1)) < 0.7
+    rotation = rotary(torch.arange(21.0, dtype=torch.float64).view(3, 7, 1), 12)
+    some = slice(2, 6)
+    weight = tokens(3, 4, 24).double().cos()
+    results = []
+    for out in (model(x, valid, rotation, some), model(x, valid, rotation)[:, some]):
+        results.append((out, *torch.autograd.grad((out * weight).sum(), (x, *model.parameters()))))
+    torch.testing.assert_close(*results)
+
+
+def test_wanted_tokens_of_no_blocks_are_normalised() -> None:
+    model, x = Transformer(8, 0, 2), tokens(1, 5, 8)
+    torch.testing.assert_close(model(x, wanted=slice(1, 3)), model(x)[:, 1:3])

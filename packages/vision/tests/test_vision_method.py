@@ -49,8 +49,9 @@ def test_the_loss_is_the_published_one_written_out() -> None:
     torch.testing.assert_close(losses.total, torch.stack(expected).mean())
 
 
-def test_targets_never_reach_the_prediction() -> None:
-    method = built(configured("quickstart")).eval()
+@pytest.mark.parametrize("sequences", ["per_block", "packed"])
+def test_targets_never_reach_the_prediction(sequences: str) -> None:
+    method = built(configured("quickstart", f"vision.predictor.sequences={sequences}")).eval()
     batch = noise(2, 48, 48)
     inputs, grid = method.front_end(batch.inputs, batch.seeds)
     (mask,) = method.masker(grid, batch.seeds, batch.batch_seed)

@@ -40,6 +40,18 @@ def test_what_is_saved_comes_back_bit_for_bit(of: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_a_packed_predictor_stays_one_and_older_folders_have_none(tmp_path: Path) -> None:
+    of = facts(16, 24, predictor=small_predictor(sequences="packed"))
+    model(of).save_pretrained(tmp_path)
+    got = VisionModel.from_pretrained(tmp_path)
+    assert got.predictor is not None and got.predictor.sequences == "packed"
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model"]["predictor"]["sequences"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = VisionModel.from_pretrained(tmp_path)
+    assert before.predictor is not None and before.predictor.sequences == "per_block"
+
+
 def test_the_encoder_alone_can_be_loaded(tmp_path: Path) -> None:
     made = model(MODELS[0])
     made.save_pretrained(tmp_path)

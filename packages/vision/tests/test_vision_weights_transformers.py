@@ -265,6 +265,9 @@ def test_folders_that_are_not_this_encoder_are_refused(
     assert "\n" not in str(raised.value)
 
 
+PACKED = small_predictor("rotary_tiled", sequences="packed")
+
+
 @pytest.mark.parametrize(
     ("of", "message"),
     [
@@ -273,6 +276,7 @@ def test_folders_that_are_not_this_encoder_are_refused(
         (facts(4, 16, 16, positions="sin_cos_yx"), "expected the positions rotary_tiled"),
         (facts(4, 16, 16, positions="rotary_tiled"), "expected a predictor"),
         (facts(4, 16, 8, positions="rotary_tiled"), "expected square frames"),
+        (facts(4, 16, 16, positions="rotary_tiled", predictor=PACKED), "expected a predictor of sequences per_block"),
     ],
 )
 def test_what_transformers_cannot_compute_is_refused(of: Any, message: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def facts(*size: int, patch: int = 4, predictor: PredictorFacts | None = None, *
 
 def small_predictor(positions: Any = "sin_cos_xy", tokens: int = 1, heads: int = 3, **more: Any) -> PredictorFacts:
     """Two blocks of width 24."""
-    return PredictorFacts(24, 2, heads, 96, WIDTH, tokens, more.pop("token", 0), positions)
+    return PredictorFacts(24, 2, heads, 96, WIDTH, tokens, more.pop("token", 0), positions, **more)
 
 
 def shaken(module: nn.Module, seed: int = 0) -> Any:

@@ -69,6 +69,7 @@ def build_predictor(
         mask_tokens=wanted.mask_tokens,
         token=None if wanted.token < 0 else wanted.token,
         token_std=wanted.token_std,
+        sequences=wanted.sequences,
     )
     draw_linear(predictor, options.encoder.init)
     return predictor

@@ -108,6 +108,10 @@ class Rotation:
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
         return (wide * self.cos[:, None] + turned * self.sin[:, None]).to(x.dtype)
 
+    def of(self, tokens: slice) -> Rotation:
+        """That of some of the tokens."""
+        return Rotation(self.cos[:, tokens], self.sin[:, tokens])
+
 
 def rotary(coordinates: Tensor, head_width: int, pairing: Pairing = "interleaved") -> Rotation:
     """Rotary positions over several axes, as V-JEPA 2 has them (arXiv 2506.09985, section 2.1).

@@ -1,7 +1,8 @@
 """The mask-token predictor of I-JEPA (arXiv 2301.08243, section 3, "Prediction") and V-JEPA (arXiv 2404.08471).
 
-Each target block is its own sequence that repeats the context: context tokens attend to mask tokens, so what is
-computed for the context cannot be shared between blocks.
+As published, each target block is its own sequence that repeats the context: context tokens attend to mask tokens, so
+what is computed for the context cannot be shared between blocks. Packed, context tokens attend to one another alone: a
+sample is one sequence, in which the context comes once, and a block's prediction still depends on no other block.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 
 from jepa_core.contracts import Condition, Sites, Tokens
 from jepa_core.lattice import Lattice
+from jepa_core.nn.attention import Packing
 from jepa_core.nn.position import Pairing, Rotation, rotary, sin_cos
 from jepa_core.nn.transformer import Transformer, clean, init_linear
+
+Sequences = Literal["per_block", "packed"]
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,22 @@ class _Part:
     coordinates: Tensor
 
 
-def _join(parts: list[Tensor], blocks: int) -> Tensor:
-    """``[B, 1 or K, n, ...]`` stretches to sequences ``[B * K, sum n, ...]``."""
+def _per_block(parts: list[Tensor]) -> Tensor:
+    """``[B, 1, n, ...]`` stretches and, last, ``[B, K, M, ...]`` to sequences ``[B K, sum n + M, ...]``."""
+    blocks = parts[-1].shape[1]
     return torch.cat([x.expand(-1, blocks, *x.shape[2:]) for x in parts], dim=2).flatten(0, 1)
 
 
-def _join_valid(parts: list[_Part], blocks: int) -> Tensor | None:
-    if all(part.valid is None for part in parts):
-        return None
-    masks = [part.tokens.new_ones(part.tokens.shape[:3], dtype=torch.bool) for part in parts]
-    masks = [mask if part.valid is None else part.valid for mask, part in zip(masks, parts, strict=True)]
-    return _join(masks, blocks)
+def _packed(parts: list[Tensor]) -> Tensor:
+    """``[B, 1, n, ...]`` stretches and, last, ``[B, K, M, ...]`` to sequences ``[B, sum n + K M, ...]``."""
+    return torch.cat([x.flatten(1, 2) for x in parts], dim=1)
+
+
+SEQUENCES = {"per_block": _per_block, "packed": _packed}
+
+
+def _valid_of(part: _Part) -> Tensor:
+    return part.tokens.new_ones(part.tokens.shape[:3], dtype=torch.bool) if part.valid is None else part.valid
 
 
 class TransformerPredictor(nn.Module):
@@ -67,6 +76,8 @@ class TransformerPredictor(nn.Module):
         mask_tokens: rows of the table of mask tokens; with one, all masks of a sample share it.
         token: the row that all masks take; None = each mask its own, by its place among the masks.
         token_std: the tokens are drawn from a normal distribution of this width at first; V-JEPA's are 0.
+        sequences: ``per_block`` (as published: each target block with the whole context) or ``packed`` (the context
+            once for a sample; its tokens do not attend to mask tokens, which is other mathematics with equal weights).
     """
 
     table: Tensor
@@ -91,14 +102,18 @@ class TransformerPredictor(nn.Module):
         mask_tokens: int = 1,
         token: int | None = None,
         token_std: float = 0.02,
+        sequences: Sequences = "per_block",
     ) -> None:
         super().__init__()
         if positions not in ("sin_cos", "rotary"):
             raise ValueError(f"positions: expected sin_cos or rotary, got {positions!r}")
         if mask_tokens < 1 or (token is not None and not 0 <= token < mask_tokens):
             raise ValueError(f"mask_tokens, token: expected a row of at least one, got {token} of {mask_tokens}")
+        if sequences not in SEQUENCES:
+            raise ValueError(f"sequences: expected {' or '.join(SEQUENCES)}, got {sequences!r}")
         self.lattice = lattice
         self.positions = positions
+        self.sequences: Sequences = sequences
         self.pairing: Pairing = pairing
         self.head_width = width // heads if head_width is None else head_width
         self.code = sin_cos(lattice, width, order, channels)
@@ -132,13 +147,16 @@ class TransformerPredictor(nn.Module):
         """
         self._check(context, condition)
         batch, blocks, sites = targets.ids.shape
-        parts = [self._context(context), self._targets(targets, mask_index)]
+        parts = [self._context(context)]
         if condition is not None:
             parts.append(self._condition(condition))
-        tokens = _join([part.tokens for part in parts], blocks)
-        out = self.transformer(tokens, _join_valid(parts, blocks), self._rotation(parts, blocks))
-        start = context.features.shape[1]
-        return self.project(out[:, start : start + sites]).view(batch, blocks, sites, -1)
+        parts.append(self._targets(targets, mask_index))
+        shared = sum(part.tokens.shape[2] for part in parts[:-1])
+        packing = None if self.sequences == "per_block" else Packing(shared, blocks)
+        # Autocast gives projected tokens in half precision; mask tokens in float32 would make all that follows float32.
+        x = SEQUENCES[self.sequences]([part.tokens.to(parts[0].tokens.dtype) for part in parts])
+        out = self.transformer(x, self._valid(parts), self._rotation(parts), slice(shared, None), packing)
+        return self.project(out).view(batch, blocks, sites, -1)
 
     def _check(self, context: Tokens, condition: Condition | None) -> None:
         if context.lattice.sizes != self.lattice.sizes:
@@ -184,10 +202,16 @@ class TransformerPredictor(nn.Module):
         """float64 in a model of that type, else float32: half precision is too coarse for angles."""
         return torch.promote_types(self.mask_tokens.dtype, torch.float32)
 
-    def _rotation(self, parts: list[_Part], blocks: int) -> Rotation | None:
+    def _valid(self, parts: list[_Part]) -> Tensor | None:
+        if all(part.valid is None for part in parts):
+            return None
+        return SEQUENCES[self.sequences]([_valid_of(part) for part in parts])
+
+    def _rotation(self, parts: list[_Part]) -> Rotation | None:
         if self.positions != "rotary":
             return None
-        return rotary(_join([part.coordinates for part in parts], blocks), self.head_width, self.pairing)
+        coordinates = SEQUENCES[self.sequences]([part.coordinates for part in parts])
+        return rotary(coordinates, self.head_width, self.pairing)
 
 
 def _block_of_one(valid: Tensor | None) -> Tensor | None:

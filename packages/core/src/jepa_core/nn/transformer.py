@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from jepa_core.nn.attention import Attention
+from jepa_core.nn.attention import Attention, Packing
 from jepa_core.nn.position import Rotation
 
 NormPlace = Literal["pre", "post"]
@@ -93,18 +93,33 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
-        """``[B, N, D]`` to ``[B, N, D]``; arguments as in :meth:`Attention.forward`."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), valid, rotation)))
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, D]``, or to ``[B, n, D]`` of the wanted tokens; see :meth:`Attention.forward`."""
+        attended = self.ls1(self.attn(self.norm1(x), valid, rotation, wanted, packing))
+        x = _some(x, wanted) + self.drop_path(attended)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class PostNormBlock(Block):
     """``x = LN(x + Attn(x))``, then ``x = LN(x + MLP(x))`` (arXiv 1706.03762, section 3.1); arguments of ``Block``."""
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """As :meth:`Block.forward`."""
-        x = self.norm1(x + self.drop_path(self.ls1(self.attn(x, valid, rotation))))
+        x = self.norm1(_some(x, wanted) + self.drop_path(self.ls1(self.attn(x, valid, rotation, wanted, packing))))
         return self.norm2(x + self.drop_path(self.ls2(self.mlp(x))))
 
 
@@ -143,15 +158,29 @@ class Transformer(nn.Module):
         self.recompute = recompute
         self.apply(init_linear)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, rotation: Rotation | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        rotation: Rotation | None = None,
+        wanted: slice | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Tokens ``[B, N, D]`` to normalised tokens ``[B, N, D]``.
 
         Args:
             x: tokens, positions added already unless they are rotary.
             valid: bool ``[B, N]``; tokens that are not valid influence no valid one. None = all are.
             rotation: rotary positions.
+            wanted: the tokens that are asked for, ``[B, n, D]``: nothing that only others need is computed in the last
+                block. None = all.
+            packing: who attends to whom; None = all to all.
         """
-        return self.forward_layers(x, (), valid, rotation)[0]
+        x = clean(x, valid)
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            x = self._run(block, x, valid, rotation, wanted if number == last else None, packing)
+        return self.norm(x if self.blocks else _some(x, wanted))
 
     def forward_layers(
         self, x: Tensor, layers: Sequence[int], valid: Tensor | None = None, rotation: Rotation | None = None
@@ -173,11 +202,14 @@ class Transformer(nn.Module):
             outputs.append(x)
         return self.norm(x), {layer: outputs[layer] for layer in layers}
 
-    def _run(self, block: nn.Module, x: Tensor, valid: Tensor | None, rotation: Rotation | None) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | Rotation | slice | Packing | None) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return block(x, valid, rotation)
-        out: Tensor = checkpoint(block, x, valid, rotation, use_reentrant=False)
-        return out
+            return cast(Tensor, block(*inputs))
+        return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
+
+
+def _some(x: Tensor, wanted: slice | None) -> Tensor:
+    return x if wanted is None else x[:, wanted]
 
 
 def clean(x: Tensor, valid: Tensor | None) -> Tensor:

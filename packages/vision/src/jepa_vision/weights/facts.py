@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from jepa_core.lattice import Lattice
-from jepa_core.nn.predictor import TransformerPredictor
+from jepa_core.nn.predictor import Sequences, TransformerPredictor
 from jepa_core.weights.build import check_names, set_norm_eps, shapes_of
 from jepa_core.weights.contents import by
 from jepa_vision.encoder import SIZES, Size, Stem, VisionTransformer
@@ -29,6 +29,7 @@ class PredictorFacts:
         mask_tokens: rows of its table of mask tokens.
         token: the row that all masks take; None = each mask its own.
         positions: its code, by the encoder's names; never ``stored``.
+        sequences: see :class:`jepa_core.nn.predictor.TransformerPredictor`.
     """
 
     width: int
@@ -39,6 +40,7 @@ class PredictorFacts:
     mask_tokens: int = 1
     token: int | None = 0
     positions: Positions = "sin_cos_xy"
+    sequences: Sequences = "per_block"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Facts:
             row = "each mask its own" if inner.token is None else f"row {inner.token}"
             lines.append(
                 f"predictor: width {inner.width}, {inner.depth} blocks, {inner.heads} heads, {inner.mask_tokens} mask "
-                f"tokens ({row}), positions {inner.positions}"
+                f"tokens ({row}), positions {inner.positions}, sequences {inner.sequences}"
             )
         return lines
 
@@ -128,6 +130,7 @@ class Facts:
             pairing=pairing_of(wanted.positions),
             mask_tokens=wanted.mask_tokens,
             token=wanted.token,
+            sequences=wanted.sequences,
         )
         set_norm_eps(predictor, self.norm_eps)
         return predictor
@@ -149,6 +152,7 @@ def facts_from_json(values: Mapping[str, Any]) -> Facts:
     check_names(size, Size, "model.size")
     given["size"] = Size(**size)
     if inner is not None:
+        inner = {"sequences": "per_block", **inner}  # folders from before there was a choice do not say it
         check_names(inner, PredictorFacts, "model.predictor")
         given["predictor"] = PredictorFacts(**inner)
     for key, choices in (("stem", get_args(Stem)), ("positions", get_args(Positions))):
@@ -178,6 +182,7 @@ def facts_from_settings(options: VisionSettings, size: Sequence[int], patch: Seq
             predictor.mask_tokens,
             0 if predictor.mask_tokens == 1 else token,
             predictor_positions(encoder.positions, len(patch)),
+            predictor.sequences,
         ),
     )
 

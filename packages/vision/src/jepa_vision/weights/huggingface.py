@@ -247,6 +247,7 @@ def _write_vjepa2(weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
     _refuse(not square, f"VJEPA2Model: expected square frames, got {facts.input_size[1:]} in patches {facts.patch[1:]}")
     if inner is None or weights.predictor is None:
         raise ValueError("VJEPA2Model: expected a predictor, which it always has, got an encoder alone")
+    _refuse(inner.sequences != "per_block", "VJEPA2Model: expected a predictor of sequences per_block, got packed")
     _refuse(inner.positions != "rotary_tiled", f"VJEPA2Model: expected a rotary_tiled predictor, got {inner.positions}")
     _refuse(
         inner.output_width != facts.size.width,

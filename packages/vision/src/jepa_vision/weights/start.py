@@ -107,8 +107,8 @@ def _refuse_differences(weights: Weights, mine: Facts, options: VisionSettings) 
     """One line with every setting that differs: what the recipe has and what the weights have."""
     rows = start.differences("vision.encoder", _encoder_values(mine), _encoder_values(weights.facts))
     if options.weights_parts == "all":
-        # Which row of the tokens is used is a choice of the run.
-        rows += start.predictor_differences("vision", weights, mine.predictor, ("token",))
+        # Which row of the tokens is used, and how sequences are made up, are choices of the run.
+        rows += start.predictor_differences("vision", weights, mine.predictor, ("token", "sequences"))
     start.refuse_differences("vision", weights, rows)
 
 
