@@ -202,18 +202,26 @@ def alternate(ours: Side, theirs: Side, turns: int, warm_up: int, check: Callabl
 
 
 class Stopwatch:
-    """Seconds by stage; a stage may come several times in a turn."""
+    """Seconds by stage; a stage may come several times in a turn.
+
+    With one CPU thread they are the processor's seconds of this process, so that a busy machine does not add to them;
+    else, and on a GPU, those of the clock on the wall.
+    """
 
     def __init__(self) -> None:
+        import torch
+
+        alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+        self._now = time.process_time if alone else time.perf_counter
         self.seconds: dict[str, float] = {}
         self._begun: dict[int, float] = {}
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
         """Counts what happens inside."""
-        start = time.perf_counter()
+        start = self._now()
         yield
-        self.add(stage, time.perf_counter() - start)
+        self.add(stage, self._now() - start)
 
     def add(self, stage: str, seconds: float) -> None:
         """Counts seconds."""
@@ -223,10 +231,10 @@ class Stopwatch:
         """Counts the calls of an ``nn.Module``."""
 
         def before(*_: Any) -> None:
-            self._begun[id(module)] = time.perf_counter()
+            self._begun[id(module)] = self._now()
 
         def after(*_: Any) -> None:
-            self.add(stage, time.perf_counter() - self._begun.pop(id(module)))
+            self.add(stage, self._now() - self._begun.pop(id(module)))
 
         module.register_forward_pre_hook(before)
         module.register_forward_hook(after)

@@ -1,4 +1,4 @@
-"""Our side of the LiDAR rows: a whole training step of AD-L-JEPA (arXiv 2501.04969) as the trainer takes it."""
+"""Our side of the LiDAR rows: a whole training step of AD-L-JEPA (arXiv 2501.04969) from the recipes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from alternate import TOTAL, Stopwatch
+from own_step import OwnStep
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jepa_core.config import compose
-from jepa_core.contracts import Batch, Grid, Losses
+from jepa_core.contracts import Batch, Grid
 from jepa_core.methods.masked import MaskedPrediction
-from jepa_core.train.optim import apply_rates, build_optimizer
-from jepa_core.train.schedule import rates_at
 from jepa_lidar.bev_encoder import BevEncoder
 from jepa_lidar.masking import EMPTY, OCCUPIED
 from jepa_lidar.modality import MODALITY, build_method
@@ -30,7 +28,6 @@ AS_RELEASED = (
     "lidar.predictor.last=bn_relu",
     "lidar.train_tokens=false",
 )
-CLIP_NORM = 10.0
 
 
 class Given(nn.Module):
@@ -86,62 +83,17 @@ def exchange(options: Mapping[str, Any], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-class Step:
-    """Forward, backward, clip, optimiser, target update; no log, no monitor."""
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.device = torch.device(options["device"])
-        config = self.config = configuration(options)
-        method, batch = built(config), batch_of(config, options["batch"])
-        if options.get("voxels_given"):
-            stored = load_file(options["exchange"])
-            method.front_end = Given(_voxels(stored, len(batch), self.device), _grid(method, stored, self.device))
-        self.method = method.to(self.device)
-        points: Points = batch.inputs
-        batch.inputs = Points(points.features.to(self.device), points.batch.to(self.device), points.batch_size)
-        batch.seeds = batch.seeds.to(self.device)
-        self.batch = batch
-        self.method.watched = False
-        self.optimizer, _, _ = build_optimizer(self.method.parameter_groups(), config.optimizer, self.device)
-        self.parameters = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        self.count, self.watch = 0, Stopwatch()
-        self.watch.watch(self.method.encoder, "context encoder")
-        self.watch.watch(cast(Any, self.method.target).encoder, "target encoder")
-        self.watch.watch(self.method.predictor, "predictor")
-        self.steps = int(options["steps"])
-
-    def facts(self) -> Mapping[str, Any]:
-        """The loss of the first step, and of the second, after all that a step changes."""
-        losses = [self._step() for _ in range(2)]
-        self.watch.take()
-        return {"losses": losses}
-
-    def turn(self) -> Mapping[str, float]:
-        """A turn of steps."""
-        with self.watch.of(TOTAL):
-            for _ in range(self.steps):
-                self._step()
-        return self.watch.take()
-
-    def _step(self) -> float:
-        self.count += 1
-        apply_rates(self.optimizer, rates_at(self.count, self.config.trainer.max_steps, self.config.optimizer))
-        with self.watch.of("forward"):
-            losses: Losses = self.method(self.batch, self.count)
-        with self.watch.of("backward"):
-            losses.total.backward()
-        with self.watch.of("optimiser and target"):
-            torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.method.after_step(self.count)
-        # Waits for a GPU, as the reference does for its log.
-        return float(losses.total.detach())
-
-
-def build(options: Mapping[str, Any]) -> Step:
-    """Our side of a row."""
-    return Step(options)
+def build(options: Mapping[str, Any]) -> OwnStep:
+    """Our side of a row; with ``voxels_given``, on the voxels of the exchange."""
+    config, device = configuration(options), torch.device(options["device"])
+    method, batch = built(config), batch_of(config, options["batch"])
+    points: Points = batch.inputs
+    batch.inputs = Points(points.features.to(device), points.batch.to(device), points.batch_size)
+    batch.seeds = batch.seeds.to(device)
+    if options.get("voxels_given"):
+        stored = load_file(options["exchange"])
+        method.front_end = Given(_voxels(stored, len(batch), device), _grid(method, stored, device))
+    return OwnStep(method.to(device), batch, config, options["steps"])
 
 
 def _voxels(stored: Mapping[str, Tensor], scans: int, device: torch.device) -> Voxels:
