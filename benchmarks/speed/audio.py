@@ -2,8 +2,8 @@
 
     python benchmarks/speed/audio.py --reference DIR [--threads 1 2] [--device cuda]
 
-DIR is a checkout of LudovicTuncay/Audio-JEPA. Both sides get the same clips, weights and masks; its learning rate is
-that of its first step. In the rows behind torchaudio the encoder is ours on both sides. Writes ``AUDIO.md`` (on a GPU
+DIR is a checkout of LudovicTuncay/Audio-JEPA. Both sides get the same clips, weights and masks; the learning rate is
+that of our first step. In the rows behind torchaudio the encoder is ours on both sides. Writes ``AUDIO.md`` (on a GPU
 ``AUDIO_GPU.md``).
 """
 
@@ -86,7 +86,7 @@ def measured(row: Row, given: argparse.Namespace, threads: int) -> Measured:
         if row.encoder is not None:
             import audio_reference
 
-            options["factor"] = audio_ours.LOSS_FACTOR
+            options["factor"], options["lr"] = audio_ours.LOSS_FACTOR, audio_ours.first_rate(options)
             audio_ours.exchange(options, Path(options["exchange"]))
             other = Side("the released code", audio_reference.build, options, threads)
         else:

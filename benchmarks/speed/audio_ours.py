@@ -24,6 +24,7 @@ from jepa_audio.waveforms import Waveforms
 from jepa_core.config import compose
 from jepa_core.contracts import Batch
 from jepa_core.methods.masked import MaskedPrediction
+from jepa_core.train.schedule import rates_at
 
 # The released code's mathematics: its loss is twice our cosine, its tables have frequency's channels first. A clip of
 # 10.08 s has all 256 frames, so that what fills up shorter ones (zeros there, silence here) plays no part.
@@ -75,6 +76,12 @@ def exchange(options: Mapping[str, Any], path: Path) -> None:
     tensors = {f"weights.{name}": tensor.contiguous() for name, tensor in method.state_dict().items()}
     given = {"clips": batch.inputs.samples, "context": mask.context.ids, "targets": mask.target_union.ids}
     save_file({**tensors, **{name: tensor.contiguous() for name, tensor in given.items()}}, path)
+
+
+def first_rate(options: Mapping[str, Any]) -> float:
+    """Learning rate of the first step."""
+    config = configuration(options)
+    return rates_at(1, config.trainer.max_steps, config.optimizer).lr
 
 
 class TorchaudioMel(FilterBank):

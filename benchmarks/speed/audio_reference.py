@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 RATE_HZ, SECONDS, FRAMES, MELS, PATCH = 32_000, 10, 256, 128, (16, 16)
-LR, WEIGHT_DECAY, BETAS, MOMENTUM = 1e-6, 0.05, (0.9, 0.95), 0.996
+WEIGHT_DECAY, BETAS, MOMENTUM = 0.05, (0.9, 0.95), 0.996
 EPS = 1e-6
 
 
@@ -90,7 +90,7 @@ class Step:
         self.features, self.loss = MelSpecTransform(RATE_HZ, MELS, SECONDS, FRAMES), Loss("norm_mse")
         trained = [*self.encoder.parameters(), *self.predictor.parameters()]
         self.optimizer = torch.optim.AdamW(
-            [p for p in trained if p.requires_grad], lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY
+            [p for p in trained if p.requires_grad], lr=options["lr"], betas=BETAS, weight_decay=WEIGHT_DECAY
         )
         self.clips = stored["clips"].to(device)
         self.masks = [stored["context"].to(device)], [stored["targets"].to(device)]
