@@ -1,9 +1,10 @@
-"""What each diagnostic of the monitor costs as a share of a training step; the budget of all together is 2 %.
+"""What monitor, log and progress cost as a share of a training step; the budget of all together is 2 %.
 
     python benchmarks/monitor/cost.py [--modalities vision] [--steps 30] [--device cpu] [key=value ...]
 
 The step is the recipe's own (forward, backward, optimiser, target). Each diagnostic is timed alone, on the rows of that
-step, and divided by ``monitor.every`` steps. With all modalities on a CPU it writes ``COST.md``.
+step, and divided by ``monitor.every`` steps; the log by ``trainer.log_every`` steps, and the bar is drawn at a fixed
+rate. With all modalities on a CPU it writes ``COST.md``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +37,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from common import hardware  # noqa: E402  # beside this folder
+from upkeep import Upkeep  # noqa: E402  # beside this file
 
 BUDGET = 0.02
+MONITOR = "all diagnostics together"
+UPKEEP = ("finite weights, gradients and losses", "log: metrics.jsonl, TensorBoard", "progress bar")
 ALL = ["audio", "causal", "lidar", "video", "vision"]
 
 
@@ -103,7 +108,7 @@ def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
     if "weights" in method.diagnose():
         work["online to target"] = lambda: diagnosis.target_motion(method.target.encoder, method.encoder, 0.99)
     monitor = CollapseMonitor(config.monitor)
-    work["all together"] = lambda: (
+    work[MONITOR] = lambda: (
         collect(*given[-1]),
         monitor.observe(1, losses.monitor, {"loss": 1.0}, method.diagnose()),
     )
@@ -111,28 +116,42 @@ def diagnostics(step: Step, config: Any) -> dict[str, Callable[[], Any]]:
 
 
 def measured(name: str, given: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """Times of a modality's step and of each diagnostic, in seconds."""
+    """Times of a modality's step and of each diagnostic, in seconds, and how often each comes in a step."""
     modality, device = find_modality(name), torch.device(given.device)
     config: Any = compose(modality.schema, find_recipe(modality, given.recipe), overrides)
     step = Step(config, modality, device)
     step_s = seconds(step, given.steps, device)
     every = max(config.monitor.every, 1)
-    found = {what: seconds(work, given.steps, device) for what, work in diagnostics(step, config).items()}
-    return {"modality": name, "batch": config.trainer.batch_size, "step_s": step_s, "every": every, "seconds": found}
+    found = {what: (seconds(work, given.steps, device), 1 / every) for what, work in diagnostics(step, config).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        upkeep = Upkeep(step.method, step.batch, step(), Path(folder))
+        for what, (work, often) in upkeep.work(config.trainer.log_every).items():
+            found[what] = seconds(work, given.steps, device), often(step_s)
+    return {"modality": name, "batch": config.trainer.batch_size, "step_s": step_s, "every": every, "found": found}
+
+
+def share(run: dict[str, Any], what: str) -> float:
+    """Of the steps."""
+    taken, often = run["found"][what]
+    return float(taken * often / run["step_s"])
+
+
+def whole_share(run: dict[str, Any]) -> float:
+    """Of the monitor with all its diagnostics, of log, watch and progress."""
+    return sum(share(run, what) for what in (MONITOR, *UPKEEP))
 
 
 def table(runs: list[dict[str, Any]]) -> list[str]:
     """A row a diagnostic, a column a modality: milliseconds, and the share of the steps that it is for."""
     heads = [f"{run['modality']}, batch {run['batch']}, step {1e3 * run['step_s']:.0f} ms" for run in runs]
     lines = ["| diagnostic | " + " | ".join(heads) + " |", "|---|" + "---|" * len(runs)]
-    for name in dict.fromkeys(name for run in runs for name in run["seconds"]):
-        cells = []
-        for run in runs:
-            taken = run["seconds"].get(name)
-            share = None if taken is None else taken / run["every"] / run["step_s"]
-            cells.append("" if taken is None else f"{1e3 * taken:.2f} ms, {share:.2%}")
+    for name in dict.fromkeys(name for run in runs for name in run["found"]):
+        cells = [
+            f"{1e3 * run['found'][name][0]:.2f} ms, {share(run, name):.2%}" if name in run["found"] else ""
+            for run in runs
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+    return [*lines, "| monitor, watch, log and bar | " + " | ".join(f"{whole_share(run):.2%}" for run in runs) + " |"]
 
 
 def main() -> None:
@@ -144,10 +163,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given, overrides = parser.parse_known_args()
     runs = [measured(name, given, overrides) for name in given.modalities]
-    shares = [run["seconds"]["all together"] / run["every"] / run["step_s"] for run in runs]
+    shares = [whole_share(run) for run in runs]
     every = ", ".join(sorted({str(run["every"]) for run in runs}))
     page = [
-        "# What the monitor costs",
+        "# What monitor, log and progress cost",
         "",
         f"`python benchmarks/monitor/cost.py {' '.join(sys.argv[1:])}`: medians of {given.steps} on {given.device}, "
         f"{hardware()}; recipes {given.recipe}, measured every {every} steps.",

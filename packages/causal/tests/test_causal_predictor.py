@@ -357,3 +357,16 @@ def test_targets_are_matched_in_the_future_alone_and_only_where_all_are_there() 
     first = H * K
     assert torch.equal(found[:, :, :first], target[:, :, :first])
     assert torch.equal(found[0, :, first:], swapped[0, :, first:]) and torch.equal(found[1], target[1])
+
+
+@pytest.mark.parametrize("some_absent", [False, True])
+def test_the_released_attention_is_that_of_torchs_module(some_absent: bool) -> None:
+    torch.manual_seed(0)
+    block = ReleasedBlock(16, 4, 32, 0.0).double()
+    x = torch.randn(3, 7, 16, dtype=torch.float64)
+    valid = torch.rand(3, 7) < 0.6 if some_absent else None
+    if valid is not None:
+        valid[:, 0] = True
+    absent = None if valid is None else ~valid
+    expected = x + block.attn(x, x, x, key_padding_mask=absent, need_weights=False)[0]
+    torch.testing.assert_close(block(x, valid), expected + block.mlp(expected))

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from jepa_core.contracts import Condition, Sites, Tokens
 from jepa_core.nn.transformer import clean, init_linear
@@ -204,8 +205,18 @@ class ReleasedBlock(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """``[B, N, E]`` to ``[B, N, E]``; tokens that are not valid are attended to by none."""
-        x = x + self.attn(x, x, x, key_padding_mask=None if valid is None else ~valid, need_weights=False)[0]
+        x = x + self._attend(x, valid)
         return x + self.mlp(x)
+
+    def _attend(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """What ``self.attn`` computes, without its copies of queries, keys and values."""
+        attn, (batch, tokens, width) = self.attn, x.shape
+        qkv = functional.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = qkv.view(batch, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if valid is None else valid[:, None, None, :]
+        dropout = attn.dropout if self.training else 0.0
+        out = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+        return attn.out_proj(out.transpose(1, 2).reshape(batch, tokens, width))
 
 
 class ReleasedTransformer(nn.Module):

@@ -88,7 +88,7 @@ class BackboneOutput:
     """What a backbone gives.
 
     Attributes:
-        bev: ``[B, C * Z, Y, X]``, channel = c * Z + z, zero at cells no site reached.
+        bev: ``[B, C * Z, Y, X]``, channel = c * Z + z, zero at cells no site reached; in memory cell by cell.
         stages: the output of each stage ``conv1``, ``conv2``, ... by name.
     """
 
@@ -196,7 +196,8 @@ class SparseBackbone(nn.Module):
         x = self.conv_input(x)
         for number in range(1, len(self.spec.stages) + 1):
             x = stages[f"conv{number}"] = cast(SparseSequential, getattr(self, f"conv{number}"))(x)
-        return BackboneOutput(self.conv_out(x).dense().flatten(1, 2), stages)
+        columns = self.conv_out(x).columns()
+        return BackboneOutput(columns.unflatten(1, self.bev_shape).permute(0, 3, 1, 2), stages)
 
 
 def stage_features(output: BackboneOutput, cells: tuple[int, int]) -> Tensor:

@@ -147,7 +147,9 @@ def _predictor(config: LidarRun, encoder: BevEncoder) -> BevPredictor:
     wanted, width = config.lidar.predictor, encoder.width
     hidden = tuple(wanted.hidden) or (width, width)
     out = CellOccupancy(encoder.grid).width if config.lidar.target.policy == "occupancy" else width
-    return BevPredictor(width, hidden, wanted.input_scale, wanted.last, out)
+    # The kind token stands at every empty cell; the occupancy control has none.
+    shared = None if config.lidar.target.policy == "occupancy" else EMPTY
+    return BevPredictor(width, hidden, wanted.input_scale, wanted.last, out, shared)
 
 
 def _energy(config: LidarRun) -> Energy:

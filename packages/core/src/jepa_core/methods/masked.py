@@ -34,6 +34,7 @@ from jepa_core.energy import reduce_energy
 from jepa_core.masking.source import MaskSource
 from jepa_core.methods import diagnosis
 from jepa_core.methods.agreement import ViewAgreement
+from jepa_core.methods.close_up import close_up
 from jepa_core.methods.groups import decay_groups
 from jepa_core.seeds import random_keys
 from jepa_core.targets import EmaTarget
@@ -258,9 +259,10 @@ class MaskedPrediction(nn.Module):
         on_context = regulariser.on == "context"
         features_BND = context.features if on_context else predicted_BKMD.flatten(1, 2)
         sites = context.sites if on_context else mask.targets.flat()
+        features_BND, counted_BN = close_up(features_BND, sites.kind_mask(regulariser.kind))
         if regulariser.l2_normalise:
             features_BND = F.normalize(features_BND.float(), dim=-1)
-        named = regulariser.term(features_BND, sites.kind_mask(regulariser.kind), step)
+        named = regulariser.term(features_BND, counted_BN, step)
         total = torch.stack(list(named.values())).sum() * regulariser.weight
         return total, {f"{name}/{regulariser.on}": value for name, value in named.items()}
 

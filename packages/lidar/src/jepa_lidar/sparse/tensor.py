@@ -91,3 +91,17 @@ class SparseTensor:
         # Keys are unique, so copying has no race and its gradient is a plain look-up.
         rows = rows.index_copy(0, self.keys(), self.features)
         return rows.view(self.batch_size, *self.shape, channels).permute(0, 4, 1, 2, 3).contiguous()
+
+    def columns(self) -> Tensor:
+        """``[B, Y * X, C * Z]``: what stands over each cell of the ground, channel = c * Z + z; zero where no site is.
+
+        The same numbers as :meth:`dense`, laid out cell by cell without turning the whole grid around.
+        """
+        depth, height, width = self.shape
+        batch, z, y, x = self.coordinates.unbind(1)
+        here = z[:, None] == torch.arange(depth, device=z.device)
+        rows = torch.where(here[:, None, :], self.features[:, :, None], 0.0).flatten(1)
+        columns = self.features.new_zeros(self.batch_size * height * width, rows.shape[1])
+        # Sites of one column fill different places of its row: each sum is of one number and zeros, in any order.
+        columns = columns.index_add(0, (batch * height + y) * width + x, rows)
+        return columns.view(self.batch_size, height * width, -1)
