@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from alternate import Side, alternate, machine  # noqa: E402  # beside this file
+from driver import Side, alternate_two, clock_for, machine  # noqa: E402  # beside this file
 from tables import Measured, page, same_losses, store  # noqa: E402
 
 STAGES = (
@@ -69,6 +69,7 @@ def rows() -> list[Row]:
 
 def measured(row: Row, given: argparse.Namespace, threads: int) -> Measured:
     """Both sides of a row in turns."""
+    clock = clock_for(threads, given.device)
     import audio_ours
 
     with tempfile.TemporaryDirectory() as folder:
@@ -88,11 +89,13 @@ def measured(row: Row, given: argparse.Namespace, threads: int) -> Measured:
 
             options["factor"], options["lr"] = audio_ours.LOSS_FACTOR, audio_ours.first_rate(options)
             audio_ours.exchange(options, Path(options["exchange"]))
-            other = Side("the released code", audio_reference.build, options, threads)
+            other = Side("the released code", audio_reference.build, options, threads, clock)
         else:
-            other = Side("torchaudio's features, our encoder", audio_ours.build, {**options, "torchaudio": 1}, threads)
-        ours = Side("ours", audio_ours.build, options, threads)
-        pair = alternate(ours, other, given.turns, given.warm_up, same_losses(1e-3))
+            other = Side(
+                "torchaudio's features, our encoder", audio_ours.build, {**options, "torchaudio": 1}, threads, clock
+            )
+        ours = Side("ours", audio_ours.build, options, threads, clock)
+        pair = alternate_two(ours, other, given.turns, given.warm_up, same_losses(1e-3))
     return Measured(row.name, other.name, f"{row.batch} clips", threads, "same", pair)
 
 

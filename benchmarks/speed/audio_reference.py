@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from alternate import TOTAL, Stopwatch
+from driver import TOTAL, Stopwatch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional

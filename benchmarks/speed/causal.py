@@ -18,7 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from alternate import Side, alternate, machine  # noqa: E402  # beside this file
+from driver import Side, alternate_two, clock_for, machine  # noqa: E402  # beside this file
 from tables import Measured, any_losses, page, same_losses, store  # noqa: E402
 
 STAGES = ("forward", "predictor", "backward", "optimiser and target")
@@ -26,6 +26,7 @@ STAGES = ("forward", "predictor", "backward", "optimiser and target")
 
 def measured(released: tuple[str, ...] | None, given: argparse.Namespace, threads: int) -> Measured:
     """Both sides in turns: ours as released, or as the recipe has it."""
+    clock = clock_for(threads, given.device)
     import causal_ours
     import causal_reference
 
@@ -40,10 +41,10 @@ def measured(released: tuple[str, ...] | None, given: argparse.Namespace, thread
         }
         causal_ours.exchange(options, Path(options["exchange"]))
         mine = options if released is not None else {**options, "overrides": []}
-        ours = Side("ours", causal_ours.build, mine, threads)
-        theirs = Side("the released code", causal_reference.build, options, threads)
+        ours = Side("ours", causal_ours.build, mine, threads, clock)
+        theirs = Side("the released code", causal_reference.build, options, threads, clock)
         check = any_losses if released is None else same_losses(1e-4)
-        pair = alternate(ours, theirs, given.turns, given.warm_up, check)
+        pair = alternate_two(ours, theirs, given.turns, given.warm_up, check)
     name = "the recipe causal_jepa" if released is None else "Causal-JEPA predictor step, as released"
     label = "heads of 64 channels, norm before attention" if released is None else "same"
     return Measured(name, theirs.name, f"{given.batch} x 112 tokens", threads, label, pair)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alternate import TOTAL, Stopwatch
+from driver import TOTAL, Stopwatch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional

@@ -219,6 +219,17 @@ def alternate(
     return [Pair(child.close(), other) for child in children]
 
 
+def alternate_two(ours: Side, reference: Side, turns: int, warm_up: int, check: Callable[[Timed, Timed], None]) -> Pair:
+    """:func:`alternate` with one variant."""
+    (found,) = alternate(reference, [ours], turns, warm_up, lambda _, a, b: check(a, b))
+    return found
+
+
+def clock_for(threads: int, device: str = "cpu") -> str:
+    """One thread of a CPU counts its own processor time, which other work leaves alone; else the wall clock counts."""
+    return "processor" if threads == 1 and device == "cpu" else "wall"
+
+
 class Stopwatch:
     """Seconds by stage; a stage may come several times in a turn."""
 

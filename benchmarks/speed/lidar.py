@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from alternate import Side, alternate, machine  # noqa: E402  # beside this file
+from driver import Side, alternate_two, clock_for, machine  # noqa: E402  # beside this file
 from tables import Measured, page, same_losses, store  # noqa: E402
 
 STAGES = (
@@ -67,6 +67,7 @@ def rows(batch: int) -> list[Row]:
 
 def measured(row: Row, given: argparse.Namespace, threads: int) -> Measured:
     """Both sides of a row in turns."""
+    clock = clock_for(threads, given.device)
     import lidar_ours
 
     # Against the released code, what a user gets: on a GPU that is spconv where it is installed.
@@ -86,12 +87,12 @@ def measured(row: Row, given: argparse.Namespace, threads: int) -> Measured:
 
             lidar_ours.exchange(options, Path(options["exchange"]))
             options["voxels_given"] = True
-            other = Side("the released code on spconv", lidar_reference.build, options, threads)
+            other = Side("the released code on spconv", lidar_reference.build, options, threads, clock)
         else:
             own = {**options, "overrides": [*row.overrides, f"lidar.sparse_backend={row.backend}"]}
-            other = Side(f"our step on {row.backend}", lidar_ours.build, own, threads)
-        ours = Side("ours", lidar_ours.build, options, threads)
-        pair = alternate(ours, other, given.turns, given.warm_up, same_losses(row.tolerance))
+            other = Side(f"our step on {row.backend}", lidar_ours.build, own, threads, clock)
+        ours = Side("ours", lidar_ours.build, options, threads, clock)
+        pair = alternate_two(ours, other, given.turns, given.warm_up, same_losses(row.tolerance))
     return Measured(row.name, other.name, f"{row.batch} scans", threads, "same", pair)
 
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 import spconv.pytorch as spconv
 import torch
-from alternate import TOTAL, Stopwatch
+from driver import TOTAL, Stopwatch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from driver import TOTAL, Pair, Side, alternate, machine, spread
+from driver import TOTAL, Pair, Side, alternate_two, machine, spread
 
 HERE = Path(__file__).parent
 PAGE, FOUND = HERE / "LOADERS.md", HERE / "results" / "loaders.json"
@@ -127,9 +127,8 @@ def measure(folder: Path) -> dict[str, Any]:
             write_pictures(place, size)
         for other, build in OTHERS.items():
             options = {"folder": str(place)}
-            pair = alternate(
-                Side("ours", ours, options, 1), Side(other, build, options, 1), TURNS, WARM_UP, lambda a, b: None
-            )
+            sides = (Side("ours", ours, options, 1), Side(other, build, options, 1))
+            pair = alternate_two(*sides, TURNS, WARM_UP, lambda a, b: None)
             rows.append({"pictures": f"{name}, {size[0]} x {size[1]}", "other": other, **_figures(pair)})
     return {"machine": machine(1), "rows": rows}
 

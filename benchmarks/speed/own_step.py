@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from alternate import TOTAL, Stopwatch
+from driver import TOTAL, Stopwatch
 
 from jepa_core.contracts import Batch, Losses
 from jepa_core.methods.masked import MaskedPrediction

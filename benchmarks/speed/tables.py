@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alternate import Pair, Timed, spread
+from driver import Pair, Timed, spread
 
 HEAD = """\
 Ours / reference in samples a second: median (range) of the turns; with one thread by the processor's time of each
