@@ -41,6 +41,7 @@ BATCH, WORKERS, POINTS = 64, 2, 40
 TURNS, TURN_BATCHES = 31, 60
 """Of a loader at its end against one that has just begun: turns, and the batches of each in a turn."""
 LAYOUTS = ("shards", "folder")
+SMALL = "small"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def command_s(root: Path, cache: str) -> float:
         return round(time.perf_counter() - begin_s, 1)
 
 
-def measure_starts(work: Path, small: Path) -> dict[str, Any]:
+def measure_starts(work: Path) -> dict[str, Any]:
     """For each layout: the first listing, the next start, and whole commands."""
     found: dict[str, Any] = {}
     for layout in LAYOUTS:
@@ -128,7 +129,7 @@ def measure_starts(work: Path, small: Path) -> dict[str, Any]:
                 "first": in_new_process(["--start-once", str(root)], cache),
                 "next": in_new_process(["--start-once", str(root)], cache),
                 "command_s": command_s(root, cache),
-                "command_of_a_thousand_s": command_s(small / layout, cache),
+                "command_of_a_thousand_s": command_s(work / SMALL / layout, cache),
                 "kept_mib": round(sum(file.stat().st_size for file in Path(cache).rglob("*.npz")) / 2**20, 1),
             }
     return found
@@ -217,9 +218,10 @@ def main() -> None:
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--batches-of-an-hour", type=int, default=62_500)
-    parser.add_argument("--start-once")
-    parser.add_argument("--serve", nargs=3, metavar=("ROOT", "CONTROL", "POSITION"))
-    parser.add_argument("--epochs", nargs=3, metavar=("ROOT", "BATCHES", "CONTROL"))
+    parser.add_argument("--only", choices=("starts", "epochs"), help="measures a part, and keeps the other as it was")
+    parser.add_argument("--start-once", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", nargs=3, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.start_once:
         print(json.dumps(start_once(wanted.start_once)))
@@ -229,29 +231,45 @@ def main() -> None:
         root, batches, control = wanted.epochs
         print(json.dumps(watch_epochs(root, int(batches), control == "yes")))
     elif wanted.folder:
-        measure(Path(wanted.folder), wanted.samples, wanted.batches_of_an_hour)
+        make_data(Path(wanted.folder), wanted.samples)
+        parts = ("starts", "epochs") if wanted.only is None else (wanted.only,)
+        measure(Path(wanted.folder), wanted.samples, wanted.batches_of_an_hour, parts)
     else:
         parser.error("expected a folder for the data")
 
 
-def measure(work: Path, samples: int, batches: int) -> None:
-    """Everything; see the file's head."""
-    small = work / "small"
-    for root, count in ((work, samples), (small, 1000)):
+def make_data(work: Path, samples: int) -> None:
+    """A million, and a thousand, in both layouts; what is there stays."""
+    for root, count in ((work, samples), (work / SMALL, 1000)):
         for layout, make in zip(LAYOUTS, (make_shards, make_folder), strict=True):
             if not (root / layout).is_dir():
                 make(root / layout, count, pictures())
     time.sleep(3)  # what has just been written is not kept
-    found = {"batch": BATCH, "workers": WORKERS, "starts": measure_starts(work, small), "epochs": {}}
-    epoch = samples // BATCH
+
+
+def measure(work: Path, samples: int, batches: int, parts: Sequence[str]) -> None:
+    """Writes the result; of what is not measured it keeps what stood there."""
+    file = RESULTS / "load.json"
+    found = {"batch": BATCH, "workers": WORKERS, **(json.loads(file.read_text()) if file.exists() else {})}
+    if "starts" in parts:
+        found["starts"] = measure_starts(work)
+    if "epochs" in parts:
+        found["epochs"] = measure_epochs(work, samples // BATCH, batches)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measure_epochs(work: Path, epoch: int, hour: int) -> dict[str, Any]:
+    """An hour, an epoch of the other layout, and the control."""
+    runs = {
+        "shards, an hour": ("shards", hour, "no"),
+        "folder, an epoch": ("folder", epoch, "no"),
+        "shards, Python objects, an epoch": ("shards", epoch, "yes"),
+    }
     with tempfile.TemporaryDirectory() as cache:
-        for name, layout, count, control in (
-            ("shards, an hour", "shards", batches, "no"),
-            ("folder, an epoch", "folder", epoch, "no"),
-            ("shards, Python objects, an epoch", "shards", epoch, "yes"),
-        ):
-            found["epochs"][name] = in_new_process(["--epochs", str(work / layout), str(count), control], cache)
-            (RESULTS / "load.json").write_text(json.dumps(found, indent=1) + "\n")
+        return {
+            name: in_new_process(["--epochs", str(work / layout), str(count), control], cache)
+            for name, (layout, count, control) in runs.items()
+        }
 
 
 if __name__ == "__main__":
