@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from driver import TOTAL, Stopwatch
+from driver import Stopwatch
+from rows import StepTaker
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,7 +60,7 @@ def prepare_imports(reference: Path) -> None:
     sys.modules["flash_attn.modules.mha"].MHA = Mha  # type: ignore[attr-defined]  # made just now
 
 
-class Step:
+class Step(StepTaker):
     """Features of each clip as its data set makes them, then the body of its training step and of its callback."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -99,19 +100,6 @@ class Step:
         self.watch.watch(self.target, "target encoder")
         self.watch.watch(self.predictor, "predictor")
 
-    def facts(self) -> Mapping[str, Any]:
-        """The loss of the first step, and of the second, after all that a step changes."""
-        losses = [self._step() for _ in range(2)]
-        self.watch.take()
-        return {"losses": losses}
-
-    def turn(self) -> Mapping[str, float]:
-        """A turn of steps."""
-        with self.watch.of(TOTAL):
-            for _ in range(self.steps):
-                self._step()
-        return self.watch.take()
-
     def _spectrograms(self) -> Tensor:
         """Clip by clip: mean off, peak to 1, its filter bank."""
         made = []
@@ -120,7 +108,8 @@ class Step:
             made.append(self.features((centred / centred.abs().max() + 1e-6)[None]))
         return torch.stack(made)
 
-    def _step(self) -> float:
+    def step(self) -> float:
+        """One training step of both encoders, predictor, optimiser and target."""
         context, targets = self.masks
         with self.watch.of("forward"):
             with self.watch.of("front end"):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from driver import TOTAL, Stopwatch
+from driver import Stopwatch
+from rows import StepTaker
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -21,7 +22,7 @@ HISTORY, FUTURE, MASKED, SEED = 6, 10, 2, 42
 DEPTH, HEADS, MLP, LR = 6, 16, 2048, 5e-4
 
 
-class Step:
+class Step(StepTaker):
     """The body of its training loop: forward, loss, backward, optimiser, the figures of its progress bar."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -41,20 +42,8 @@ class Step:
         self.steps, self.watch = int(options["steps"]), Stopwatch()
         self.watch.watch(self.model, "predictor")
 
-    def facts(self) -> Mapping[str, Any]:
-        """The loss of the first step, and of the second, after all that a step changes."""
-        losses = [self._step() for _ in range(2)]
-        self.watch.take()
-        return {"losses": losses}
-
-    def turn(self) -> Mapping[str, float]:
-        """A turn of steps."""
-        with self.watch.of(TOTAL):
-            for _ in range(self.steps):
-                self._step()
-        return self.watch.take()
-
-    def _step(self) -> float:
+    def step(self) -> float:
+        """One training step of the predictor."""
         with self.watch.of("optimiser and target"):
             self.optimizer.zero_grad()
         history, future = self.slots[:, :HISTORY], self.slots[:, HISTORY:]

@@ -19,8 +19,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from driver import Side, alternate_two, clock_for, machine  # noqa: E402  # beside this file
-from tables import Measured, page, same_losses, store  # noqa: E402
+from driver import Side, alternate_two, clock_for  # noqa: E402  # beside this file
+from rows import arguments, check_device, measure_rows, write_page  # noqa: E402
+from tables import Measured, same_losses  # noqa: E402
 
 STAGES = (
     "forward",
@@ -96,44 +97,15 @@ def measured(row: Row, given: argparse.Namespace, threads: int) -> Measured:
     return Measured(row.name, other.name, f"{row.batch} scans", threads, "same", pair)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, help="checkout of AD-L-JEPA-Release; without it its row is left out")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1, help="scans of the KITTI grid")
-    parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=1)
-    parser.add_argument("--only", type=int, nargs="+", help="rows, counted from 0; no page is written")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Measures, prints, writes the page."""
-    given = arguments()
-    if given.device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise SystemExit("lidar.py --device cuda: there is no GPU here; run it on a machine that has one")
-    found = []
-    for threads in given.threads:
-        for index, row in enumerate(rows(given.batch)):
-            if (row.backend is None and given.reference is None) or (given.only and index not in given.only):
-                continue
-            found.append(measured(row, given, threads))
-            print(found[-1].line(), found[-1].split(STAGES), sep="\n", flush=True)
-    if given.only:
-        return
-    threads = " ".join(map(str, given.threads))
-    command = f"python benchmarks/speed/lidar.py --reference DIR --threads {threads} --device {given.device}"
-    how = f"`{command} --batch {given.batch} --turns {given.turns}`. {machine(given.threads[-1])}."
-    name = "LIDAR" if given.device == "cpu" else "LIDAR_GPU"
-    text = page("Speed of the LiDAR step", how, found, STAGES, HERE / f"{name.lower()}_reading.md")
-    (HERE / f"{name}.md").write_text(text, encoding="utf-8")
-    store(found, HERE / f"{name.lower()}.json")
+    parser = arguments(__doc__, "AD-L-JEPA-Release", turns=5, warm_up=1)
+    parser.add_argument("--batch", type=int, default=1, help="scans of the KITTI grid")
+    parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
+    given = parser.parse_args()
+    check_device(given, "lidar.py")
+    found = measure_rows(given, rows(given.batch), lambda row: row.backend is None, measured, STAGES)
+    write_page(given, found, "lidar", "Speed of the LiDAR step", [f"--batch {given.batch}"], STAGES)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from unittest import mock
 
 import spconv.pytorch as spconv
 import torch
-from driver import TOTAL, Stopwatch
+from driver import Stopwatch
+from rows import StepTaker
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ def imported(reference: Path) -> SimpleNamespace:
     return SimpleNamespace(model=AD_L_JEPA, optimizer=build_optimizer, scheduler=build_scheduler)
 
 
-class Step:
+class Step(StepTaker):
     """The body of its training loop: schedule, forward with its log's figures, backward, clip, optimiser, target."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -87,20 +88,8 @@ class Step:
         self.watch.watch(parts_of["target_encoder"], "target encoder")
         self.watch.watch(parts_of["predictor"], "predictor")
 
-    def facts(self) -> Mapping[str, Any]:
-        """The loss of the first step, and of the second, after all that a step changes."""
-        losses = [self._step() for _ in range(2)]
-        self.watch.take()
-        return {"losses": losses}
-
-    def turn(self) -> Mapping[str, float]:
-        """A turn of steps."""
-        with self.watch.of(TOTAL):
-            for _ in range(self.steps):
-                self._step()
-        return self.watch.take()
-
-    def _step(self) -> float:
+    def step(self) -> float:
+        """One training step of both encoders, predictor, optimiser and target."""
         model: Any = self.model
         self.schedule.step(self.count)
         self.optimizer.zero_grad()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from driver import TOTAL, Stopwatch
+from driver import Stopwatch
+from rows import StepTaker
 
 from jepa_core.contracts import Batch, Losses
 from jepa_core.methods.masked import MaskedPrediction
@@ -15,7 +15,7 @@ from jepa_core.train.optim import apply_rates, build_optimizer
 from jepa_core.train.schedule import rates_at
 
 
-class OwnStep:
+class OwnStep(StepTaker):
     """Our side of a row; no log, no monitor.
 
     Args:
@@ -38,19 +38,6 @@ class OwnStep:
         self.count, self.watch = 0, Stopwatch()
         self._watch_parts()
 
-    def facts(self) -> Mapping[str, Any]:
-        """The loss of the first step, and of the second, after all that a step changes."""
-        losses = [self._step() for _ in range(2)]
-        self.watch.take()
-        return {"losses": losses}
-
-    def turn(self) -> Mapping[str, float]:
-        """A turn of steps."""
-        with self.watch.of(TOTAL):
-            for _ in range(self.steps):
-                self._step()
-        return self.watch.take()
-
     def _watch_parts(self) -> None:
         parts: dict[str, Any] = {
             "front end": self.method.front_end,
@@ -62,7 +49,8 @@ class OwnStep:
             if isinstance(part, torch.nn.Module):
                 self.watch.watch(part, name)
 
-    def _step(self) -> float:
+    def step(self) -> float:
+        """One training step of both encoders, predictor, optimiser and target."""
         self.count += 1
         settings = self.config.trainer
         apply_rates(self.optimizer, rates_at(self.count, settings.max_steps, self.config.optimizer))
