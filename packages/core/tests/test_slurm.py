@@ -131,7 +131,8 @@ def test_only_a_lost_machine_is_tried_again_and_not_for_ever(
 
 
 def test_the_example_passes_shellcheck() -> None:
-    shellcheck = shutil.which("shellcheck")
+    beside = str(Path(sys.executable).parent)  # where the development environment has it
+    shellcheck = shutil.which("shellcheck", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
     done = subprocess.run([shellcheck, str(SCRIPT)], capture_output=True, text=True)
