@@ -153,10 +153,7 @@ def numbers() -> Iterator[str]:
         [[e["subject"], e["steps"], e["learning_rate"], e["largest"]] for e in found["healthy"]],
     )
     yield from growth()
-    yield (
-        "What it costs, each recipe at its own batch size (`python benchmarks/reliability/watch_cost.py`). The\n"
-        "comparisons of rates and of ten steps came later and are not among these times; they take 2 µs.\n"
-    )
+    yield "What it costs, each recipe at its own batch size (`python benchmarks/reliability/watch_cost.py`):\n"
     yield table(
         ["subject", "weights", "step: ms", "watch: ms", "share"],
         [[k, e["weights"], e["step_ms"], e["watch_ms"], f"{e['share']:.2%}"] for k, e in read("watch_cost").items()],
