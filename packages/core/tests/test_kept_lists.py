@@ -100,6 +100,8 @@ def test_a_kept_list_is_the_same_and_is_not_made_again(
     assert find_media(root, NOTES, COLUMNS) is kept  # a run asks several times
     monkeypatch.chdir(tmp_path)  # the root under another name
     assert [r.sample_id for r in search(Path("data")).records] == [r.sample_id for r in kept.records]
+    monkeypatch.chdir("/")  # what was found by that name is not given for the whole one
+    assert facts(find_media(root, NOTES, COLUMNS)) == first
 
 
 def test_other_columns_are_another_list(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Listing(Generic[Content]):
     stamps: Stamps
 
 
-_recent: dict[str, tuple[Stamps, RecordList[Any]]] = {}
+_recent: dict[tuple[str, str], tuple[Stamps, RecordList[Any]]] = {}
+"""By the key of a list and the root as it was written: readers keep it so, and a process may change its folder."""
 
 
 def stamps_of(paths: Sequence[Path]) -> dict[str, tuple[int, int] | None]:
@@ -88,22 +89,23 @@ def kept_or_listed(
     name = hashlib.sha256(repr((FORMAT, str(root.resolve()), *wanted)).encode("utf-8", "surrogatepass")).hexdigest()[
         :32
     ]
-    if (recent := _recent.get(name)) and _are_as_they_were(recent[0]):
+    key = name, str(root)
+    if (recent := _recent.get(key)) and _are_as_they_were(recent[0]):
         return recent[1]
     folder = _folder()
     if folder is None:
         return _find(root, find).found
     file = folder / f"{name}.npz"
-    if found := _read(name, file, readers):
+    if found := _read(key, file, readers):
         return found
     with _one_at_a_time(file):
-        if found := _read(name, file, readers):
+        if found := _read(key, file, readers):
             return found
         begin = time.time_ns()
         listing = _find(root, find)
         if _is_kept(listing, begin):
             _write(file, listing)
-            _remember(name, listing.stamps, listing.found)
+            _remember(key, listing.stamps, listing.found)
         return listing.found
 
 
@@ -135,9 +137,9 @@ def _are_as_they_were(stamps: Stamps) -> bool:
     return all(_stamp(Path(path)) == stamp for path, stamp in stamps.items())
 
 
-def _remember(name: str, stamps: Stamps, found: RecordList[Any]) -> None:
+def _remember(key: tuple[str, str], stamps: Stamps, found: RecordList[Any]) -> None:
     _recent.clear()  # one: a run has one root, and a list of millions is large
-    _recent[name] = stamps, found
+    _recent[key] = stamps, found
 
 
 @contextmanager
@@ -199,7 +201,9 @@ def _table_arrays(table: RecordTable[Any]) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _read(name: str, file: Path, readers: Callable[[Arrays], Readers[Content]]) -> RecordList[Content] | None:
+def _read(
+    key: tuple[str, str], file: Path, readers: Callable[[Arrays], Readers[Content]]
+) -> RecordList[Content] | None:
     """The list in a file; None = there is none, it is damaged, or the data have changed."""
     if not file.is_file():
         return None
@@ -209,14 +213,14 @@ def _read(name: str, file: Path, readers: Callable[[Arrays], Readers[Content]]) 
         stamps: Stamps = {path: stamp and (stamp[0], stamp[1]) for path, stamp in about["stamps"].items()}
         if not _are_as_they_were(stamps):
             return None
-        places = {key.removeprefix("places."): value for key, value in arrays.items() if key.startswith("places.")}
+        places = {each.removeprefix("places."): value for each, value in arrays.items() if each.startswith("places.")}
         records = Records(_table_of(arrays, about["fields"], readers(places)))
         found = RecordList(records, tuple(str(each) for each in about["classes"]), str(about["kind"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     with suppress(OSError):
         os.utime(file)  # the files that are used last are kept
-    _remember(name, stamps, found)
+    _remember(key, stamps, found)
     return found
 
 
