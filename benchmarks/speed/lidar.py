@@ -20,18 +20,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from driver import Side, alternate_two, clock_for  # noqa: E402  # beside this file
-from rows import arguments, check_device, measure_rows, write_page  # noqa: E402
+from rows import STAGES, arguments, check_device, measure_rows, write_page  # noqa: E402
 from tables import Measured, same_losses  # noqa: E402
-
-STAGES = (
-    "forward",
-    "front end",
-    "context encoder",
-    "target encoder",
-    "predictor",
-    "backward",
-    "optimiser and target",
-)
 
 
 @dataclass(frozen=True)

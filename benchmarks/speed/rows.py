@@ -13,6 +13,16 @@ from tables import Measured, page, store
 
 HERE = Path(__file__).parent
 Row = TypeVar("Row")
+STAGES = (
+    "forward",
+    "front end",
+    "context encoder",
+    "target encoder",
+    "predictor",
+    "backward",
+    "optimiser and target",
+)
+"""Of a step that begins with raw recordings."""
 
 
 class StepTaker(ABC):
