@@ -11,23 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from notes import NOTES
 
 from jepa_core.data import kept_lists
 from jepa_core.data.find import find_media
-from jepa_core.data.media import Columns, Media, OpenFile
+from jepa_core.data.media import Columns
 from jepa_core.data.records import MOST_CLASSES, Record, RecordList, RecordPacker, Records, unnamed_classes
 from jepa_core.data.splits import held_back
 from jepa_core.data.texts import Column, Texts
-
-NOTES: Media[Path] = Media(
-    one="a note",
-    many="notes",
-    extensions=frozenset({".note"}),
-    file=OpenFile,
-    column="note",
-    feature="Note",
-    beside=frozenset({".cls", ".json"}),
-)
 
 
 @pytest.fixture(autouse=True)

@@ -10,20 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from notes import NOTES
 
 from jepa_core.data.find import find_media
-from jepa_core.data.media import Columns, Media, OpenFile
+from jepa_core.data.media import Columns
 from jepa_core.data.records import RecordList
-
-NOTES: Media[Path] = Media(
-    one="a note",
-    many="notes",
-    extensions=frozenset({".note"}),
-    file=OpenFile,
-    column="note",
-    feature="Note",
-    beside=frozenset({".cls", ".json"}),
-)
 
 
 def notes(root: Path, *names: str) -> None:
